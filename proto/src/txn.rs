@@ -200,12 +200,27 @@ impl<'a> Txn<'a> {
     pub fn decode(op: i32, reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         if op == OpCode::Multi.number() {
             let entries: Vec<MultiEntry<'a>> = reader.read()?;
-            let txns = entries
-                .into_iter()
-                .map(|entry| Txn::decode_single(entry.op, &mut Reader::new(entry.body)));
-            return txns.collect::<Result<_, _>>().map(Txn::Multi);
+            return entries
+                .iter()
+                .map(Txn::decode_part)
+                .collect::<Result<_, _>>()
+                .map(Txn::Multi);
         }
         Txn::decode_single(op, reader)
+    }
+
+    /// Sessions, ACLs and the membership do not change inside a multi.
+    fn decode_part(entry: &MultiEntry<'a>) -> Result<Self, DecodeError> {
+        let txn = Txn::decode_single(entry.op, &mut Reader::new(entry.body))?;
+        match txn {
+            Txn::CreateSession(_) | Txn::CloseSession(_) | Txn::SetAcl(_) | Txn::Reconfig(_) => {
+                Err(DecodeError::Unknown {
+                    what: "transaction type in a multi",
+                    value: entry.op,
+                })
+            }
+            txn => Ok(txn),
+        }
     }
 
     fn decode_single(op: i32, reader: &mut Reader<'a>) -> Result<Self, DecodeError> {

@@ -533,3 +533,22 @@ fn every_number_has_one_name() {
     }
     assert_eq!(ErrorCode(-4711).name(), None);
 }
+
+#[test]
+fn a_multi_holds_nothing_but_changes_of_znodes() {
+    let texts = ["/a".to_owned()];
+    for txn in transactions(&mut source(&[1], &texts)) {
+        let op = txn.op();
+        let may = !matches!(
+            txn,
+            Txn::CreateSession(_)
+                | Txn::CloseSession(_)
+                | Txn::SetAcl(_)
+                | Txn::Reconfig(_)
+                | Txn::Multi(_)
+        );
+        let bytes = Txn::Multi(vec![txn]).to_vec();
+        let found = Txn::decode(OpCode::Multi.number(), &mut Reader::new(&bytes));
+        assert_eq!(found.is_ok(), may, "{op:?}");
+    }
+}
