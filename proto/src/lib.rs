@@ -33,6 +33,6 @@ pub use code::{
 pub use multi::{MultiOp, MultiRequest, MultiResponse, MultiResult};
 pub use records::*;
 pub use txn::{
-    CheckTxn, CreateContainerTxn, CreateSessionTxn, CreateTtlTxn, CreateTxn, DeleteTxn, SetAclTxn,
-    SetDataTxn, Txn, TxnDigest, TxnEntry, TxnHeader,
+    CheckTxn, CreateContainerTxn, CreateSessionTxn, CreateTtlTxn, CreateTxn, DeleteTxn,
+    PersistedStat, SetAclTxn, SetDataTxn, Txn, TxnDigest, TxnEntry, TxnHeader,
 };

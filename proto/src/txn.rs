@@ -29,6 +29,29 @@ records! {
         timeout: i32,
     }
 
+    /// The stat as snapshots store it: `cversion` counts creates only, the owner tells the kind.
+    #[derive(Copy, Default)]
+    pub struct PersistedStat {
+        /// Transaction that created the znode.
+        czxid: i64,
+        /// Transaction that last set the data.
+        mzxid: i64,
+        /// Creation time, milliseconds since 1970.
+        ctime: i64,
+        /// Time of the last change of the data.
+        mtime: i64,
+        /// Changes of the data.
+        version: i32,
+        /// Children ever created.
+        cversion: i32,
+        /// Changes of the ACL.
+        aversion: i32,
+        /// 0, a session, or a number that stands for a container or a time to live.
+        ephemeral_owner: i64,
+        /// Transaction that last changed the list of children.
+        pzxid: i64,
+    }
+
     /// The digest of the tree behind a transaction.
     #[derive(Copy)]
     pub struct TxnDigest {

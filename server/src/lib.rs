@@ -1,3 +1,4 @@
-//! Quorate.
+//! A ZooKeeper server: the library for embedding it.
 
 pub mod config;
+pub mod tree;
