@@ -65,8 +65,10 @@ pub enum ProblemKind {
     Conflict,
     /// A line about the members of the ensemble is wrong.
     Members,
-    /// The file `myid` is missing or does not fit.
+    /// The file `myid` is missing, or its number cannot be used.
     MyId,
+    /// The number in `myid` is none of the members'.
+    NotAMember,
     /// The setting asks for a protection or a service that this server does not offer, so that
     /// to run without it would be unsafe or useless.
     Unsupported,
@@ -98,6 +100,22 @@ impl ConfigError {
         match problems.is_empty() {
             true => Ok(()),
             false => Err(ConfigError { problems }),
+        }
+    }
+
+    /// The exit code with which a server ends: 2 for an invalid configuration, 1 if it is valid and
+    /// all that is wrong is that this server cannot serve it.
+    pub fn exit_code(&self) -> u8 {
+        let cannot_serve = |problem: &Problem| {
+            matches!(
+                problem.kind,
+                ProblemKind::Unsupported | ProblemKind::NotAMember
+            )
+        };
+        if self.problems.iter().all(cannot_serve) {
+            1
+        } else {
+            2
         }
     }
 

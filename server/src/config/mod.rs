@@ -7,10 +7,15 @@
 //! saying, such as a key without effect, is a [`Notice`].
 
 mod error;
+mod load;
 mod members;
+mod properties;
 mod rules;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod types;
+mod unhonoured;
 mod values;
 
 use std::{
@@ -22,6 +27,7 @@ use std::{
 };
 
 pub use error::{ConfigError, Notice, Origin, Problem, ProblemKind};
+pub use load::{Loaded, Reading, Source};
 pub use members::{ClientAddress, Ensemble, Member, Members, PeerAddress};
 pub use settings::{Config, Scope, Setting};
 pub use types::{FourLetterWords, PeerType, Secret, SnapshotCompression};

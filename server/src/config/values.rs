@@ -27,7 +27,7 @@ pub(super) const SWITCH: Format<bool> = Format {
     parse: |text| match text.to_ascii_lowercase().as_str() {
         "true" => Ok(true),
         "false" => Ok(false),
-        _ => Err(format!("{text:?} is neither true nor false")),
+        _ => Err(format!("invalid option {text:?}: neither true nor false")),
     },
     show: bool::to_string,
     unit: "true/false",
