@@ -1,4 +1,5 @@
 //! A ZooKeeper server: the library for embedding it.
 
 pub mod config;
+pub mod storage;
 pub mod tree;
