@@ -1,0 +1,10 @@
+//! Storage against directories of Apache ZooKeeper, broken files and broken disks.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "the helpers of a test fail it like the test itself"
+)]
+
+mod fixtures;
+mod support;
