@@ -136,7 +136,8 @@ impl ServerProcess {
         }
     }
 
-    /// The client port. It changes with every start.
+    /// Where clients connect. The port changes with every start, except by
+    /// [`ServerProcess::restart_here`].
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -172,8 +173,19 @@ impl ServerProcess {
     /// A port that was free a moment ago can be taken by another process; the server then ends at
     /// once, and another port is tried.
     pub fn restart(&mut self) {
+        self.start_on(|_| free_port());
+    }
+
+    /// Starts the server on its directory again, on the port that it had: for clients that are to
+    /// find it again.
+    pub fn restart_here(&mut self) {
+        self.start_on(|port| port);
+    }
+
+    fn start_on(&mut self, port: impl Fn(u16) -> u16) {
         assert!(self.running.is_none(), "{} runs already", self.name());
         for _ in 0..5 {
+            self.address.set_port(port(self.address.port()));
             self.spawn();
             if self.serves() {
                 return;
@@ -185,18 +197,17 @@ impl ServerProcess {
     /// Starts the server and waits until it ends by itself, which it must; answers its exit status
     /// and what it printed.
     pub fn fails_to_start(&mut self) -> (ExitStatus, String) {
+        self.address.set_port(free_port());
         self.spawn();
         let status = self.wait();
         (status, self.log())
     }
 
     fn spawn(&mut self) {
-        let port = free_port();
-        self.address.set_port(port);
         let settings = self
             .settings
             .clone()
-            .with("clientPort", port)
+            .with("clientPort", self.address.port())
             .with("clientPortAddress", Ipv4Addr::LOCALHOST)
             .with("dataDir", self.data_dir().display());
         let zoo_cfg = self.home.path().join("zoo.cfg");

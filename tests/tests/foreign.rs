@@ -1,0 +1,281 @@
+//! Clients that others wrote, driving a server: each runs one script against Apache ZooKeeper's
+//! server and against ours, and what it tells must be the same, line by line.
+#![cfg(feature = "peers")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a step that fails is a test that fails, and says where"
+)]
+
+use std::env;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use quorate_tests::apache::Apache;
+use quorate_tests::ours::Quorate;
+use quorate_tests::process::{ServerProcess, Settings};
+use tempfile::TempDir;
+
+/// How long a script may take in all; each of them takes a few seconds.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The line by which a script asks for a restart of the server.
+const RESTART: &str = "@restart";
+
+/// Where Debian puts Java libraries.
+const JARS: &str = "/usr/share/java";
+
+#[test]
+fn kazoo() {
+    let python = env::var_os("QUORATE_PYTHON").unwrap_or_else(|| "python3".into());
+    same_transcripts(|server| {
+        let mut command = Command::new(&python);
+        // Python would leave its compiled form beside the script.
+        command
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .arg(script("kazoo_session.py"));
+        command.arg(server.address().to_string());
+        run(server, &mut command, "").transcript
+    });
+}
+
+#[test]
+fn the_c_client() {
+    let home = TempDir::new().unwrap();
+    let program = home.path().join("c_session");
+    compile(
+        Command::new("cc")
+            .args(["-std=gnu11", "-O1", "-Wall", "-Wextra", "-DTHREADED", "-o"])
+            .args([&program, &script("c_session.c")])
+            .arg("-lzookeeper_mt"),
+    );
+    same_transcripts(|server| {
+        let mut command = Command::new(&program);
+        run(server, command.arg(server.address().to_string()), "").transcript
+    });
+}
+
+#[test]
+fn zk_cli() {
+    let input = std::fs::read_to_string(script("zkcli_session.txt")).unwrap();
+    same_transcripts(|server| {
+        let mut command = java(&["zookeeper", "slf4j-nop"]);
+        command
+            .args(["org.apache.zookeeper.ZooKeeperMain", "-server"])
+            .arg(server.address().to_string());
+        let told = run(server, &mut command, &input);
+        shell_transcript(&told.transcript, &told.errors)
+    });
+}
+
+#[test]
+fn curator() {
+    let home = TempDir::new().unwrap();
+    let jars = [
+        "zookeeper",
+        "zookeeper-jute",
+        "curator-recipes",
+        "curator-framework",
+        "curator-client",
+        "guava",
+        "slf4j-api",
+        "slf4j-nop",
+    ];
+    // Debian's compiler for a machine that has no JDK.
+    compile(
+        Command::new("java")
+            .args(["-cp", &format!("{JARS}/*")])
+            .arg("org.eclipse.jdt.internal.compiler.batch.Main")
+            .args(["-17", "-proc:none", "-cp", &class_path(&jars), "-d"])
+            .args([home.path(), &script("CuratorSession.java")]),
+    );
+    same_transcripts(|server| {
+        let mut command = Command::new("java");
+        command
+            .arg("-cp")
+            .arg(format!("{}:{}", home.path().display(), class_path(&jars)))
+            .arg("CuratorSession")
+            .arg(server.address().to_string());
+        run(server, &mut command, "").transcript
+    });
+}
+
+/// A file of `tests/foreign`.
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("foreign")
+        .join(name)
+}
+
+fn class_path(jars: &[&str]) -> String {
+    let paths: Vec<String> = jars.iter().map(|jar| format!("{JARS}/{jar}.jar")).collect();
+    paths.join(":")
+}
+
+fn java(jars: &[&str]) -> Command {
+    let mut java = Command::new("java");
+    java.args(["-XX:TieredStopAtLevel=1", "-cp", &class_path(jars)]);
+    java
+}
+
+fn compile(command: &mut Command) {
+    let output = command.output().expect("the compiler is installed");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}\n{errors}");
+}
+
+/// Runs `session` against both servers and compares what it tells.
+fn same_transcripts(session: impl Fn(&mut ServerProcess) -> Vec<String>) {
+    // Short ticks, so that sessions can expire within a second.
+    let settings = Settings::default()
+        .with("tickTime", 200)
+        .with("maxSessionTimeout", 60_000)
+        .with("extendedTypesEnabled", true)
+        .with("enforceQuota", true);
+    let mut apache = ServerProcess::start(Apache::from_env(), settings.clone());
+    let theirs = session(&mut apache);
+    let mut quorate = ServerProcess::start(Quorate::from_env(), settings);
+    let ours = session(&mut quorate);
+    if let Some(at) = first_difference(&theirs, &ours) {
+        panic!(
+            "line {at} differs\n--- Apache ZooKeeper\n{}\n--- quorate-server\n{}\n--- its log\n{}",
+            around(&theirs, at),
+            around(&ours, at),
+            quorate.log()
+        );
+    }
+}
+
+fn first_difference(left: &[String], right: &[String]) -> Option<usize> {
+    let both = left.iter().zip(right);
+    let at = both.take_while(|(left, right)| left == right).count();
+    (at < left.len().max(right.len())).then_some(at)
+}
+
+/// Some lines before and behind line `at`, which is marked.
+fn around(lines: &[String], at: usize) -> String {
+    let from = at.saturating_sub(12);
+    let shown = lines.iter().enumerate().skip(from).take(18);
+    shown
+        .map(|(n, line)| format!("{} {line}\n", if n == at { '>' } else { ' ' }))
+        .collect()
+}
+
+/// What a program printed.
+struct Told {
+    transcript: Vec<String>,
+    errors: Vec<String>,
+}
+
+/// Runs a script until it ends, restarting the server where it asks for that.
+fn run(server: &mut ServerProcess, command: &mut Command, input: &str) -> Told {
+    let home = TempDir::new().unwrap();
+    let errors_path = home.path().join("stderr");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(File::create(&errors_path).unwrap())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    let lines = lines_of(child.stdout.take().unwrap());
+    let deadline = Instant::now() + PATIENCE;
+    let mut transcript = Vec::new();
+    let ended = loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) if line == RESTART => {
+                server.kill();
+                server.restart_here();
+                stdin.write_all(b"done\n").unwrap();
+            }
+            Ok(line) => transcript.push(line),
+            Err(RecvTimeoutError::Disconnected) => break true,
+            Err(RecvTimeoutError::Timeout) => break false,
+        }
+    };
+    if !ended {
+        child.kill().unwrap();
+    }
+    let status = child.wait().unwrap();
+    let mut errors = String::new();
+    let mut file = File::open(&errors_path).unwrap();
+    file.read_to_string(&mut errors).unwrap();
+    assert!(
+        ended && status.success(),
+        "{command:?} against {}: {}\n{}\n{errors}",
+        server.name(),
+        if ended {
+            status.to_string()
+        } else {
+            format!("not done in {PATIENCE:?}")
+        },
+        transcript.join("\n"),
+    );
+    Told {
+        transcript,
+        errors: errors.lines().map(str::to_owned).collect(),
+    }
+}
+
+fn lines_of(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Brings what Java's shell printed into a form that two servers can share.
+///
+/// Watch events come from a thread of their own, so that they stand apart; so do the messages on
+/// standard error.
+fn shell_transcript(output: &[String], errors: &[String]) -> Vec<String> {
+    let lines = output.iter().filter(|line| !line.trim().is_empty());
+    let (events, results): (Vec<_>, Vec<_>) =
+        lines.partition(|line| line.starts_with("WATCHER::") || line.starts_with("WatchedEvent"));
+    let mut transcript = vec!["== results".to_owned()];
+    transcript.extend(results.into_iter().map(|line| masked(line)));
+    transcript.push("== events".to_owned());
+    transcript.extend(events.into_iter().cloned());
+    transcript.push("== errors".to_owned());
+    transcript.extend(errors.iter().cloned());
+    transcript
+}
+
+/// Takes out of a line of the shell what no two servers share.
+fn masked(line: &str) -> String {
+    if line.starts_with("Connecting to ") {
+        return "Connecting".to_owned();
+    }
+    if let Some((key @ ("ctime" | "mtime"), time)) = line.split_once(" = ") {
+        let never = time.ends_with("1970");
+        return format!("{key} = {}", if never { "never" } else { "then" });
+    }
+    if let Some(("ephemeralOwner", owner)) = line.split_once(" = ") {
+        let nobody = owner == "0x0";
+        return format!(
+            "ephemeralOwner = {}",
+            if nobody { "nobody" } else { "somebody" }
+        );
+    }
+    // Servers list paths in any order.
+    if let Some(list) = line
+        .strip_prefix('[')
+        .and_then(|line| line.strip_suffix(']'))
+    {
+        let mut names: Vec<&str> = list.split(", ").collect();
+        names.sort_unstable();
+        return format!("[{}]", names.join(", "));
+    }
+    line.to_owned()
+}
