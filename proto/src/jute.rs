@@ -235,11 +235,12 @@ impl<'a> Decode<'a> for Option<&'a str> {
 }
 
 /// Text that need not be valid UTF-8: Java writes characters beyond U+FFFF as two surrogates, and
-/// reads them back as replacement characters, and so do we.
+/// reads them back as replacement characters, and so do we. Null reads as empty.
 impl<'a> Decode<'a> for Cow<'a, str> {
     const MIN_SIZE: usize = 4;
     fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        reader.read().map(String::from_utf8_lossy)
+        let bytes: Option<&[u8]> = reader.read()?;
+        Ok(String::from_utf8_lossy(bytes.unwrap_or_default()))
     }
 }
 

@@ -1,5 +1,18 @@
 //! A ZooKeeper server: the library for embedding it.
+//!
+//! [`Server`] is a running server; [`config`] holds its settings. The other modules are the rooms
+//! of the house, and may be of use by themselves: [`tree`] is the state, [`storage`] the files,
+//! [`txn`] turns requests into transactions, [`session`] knows when sessions expire.
 
 pub mod config;
+mod error;
+mod net;
+mod server;
+mod service;
+pub mod session;
 pub mod storage;
 pub mod tree;
+pub mod txn;
+
+pub use error::ServerError;
+pub use server::{Builder, Server};

@@ -47,6 +47,13 @@ pub fn encode_record(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     out.push(END_BYTE);
 }
 
+/// The body of a record that [`encode_record`] has made.
+pub fn record_body(record: &[u8]) -> &[u8] {
+    record
+        .get(HEAD_SIZE..record.len().saturating_sub(1))
+        .unwrap_or_default()
+}
+
 fn adler32(bytes: &[u8]) -> u32 {
     let mut adler = Adler32::new();
     adler.write(bytes);

@@ -18,7 +18,7 @@ use quorate_proto::{
 
 pub(crate) use acl::AclTable;
 pub use acl::{AclId, AclList, IpRange, masked, permits};
-pub(crate) use node::{BodyDigest, NodeId, Nodes, stat_at_birth};
+pub(crate) use node::{BodyDigest, MAX_TTL, NodeId, Nodes, stat_at_birth};
 pub use node::{Node, Owner};
 pub(crate) use quota::QuotaIndex;
 use quota::QuotaNode;

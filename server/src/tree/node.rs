@@ -208,7 +208,7 @@ impl Node {
     }
 
     /// Key of the ACL in the tree's table.
-    pub(crate) fn acl(&self) -> AclId {
+    pub(crate) fn acl_id(&self) -> AclId {
         self.acl
     }
 

@@ -1,0 +1,187 @@
+//! A client's connection as the rest of the server sees it: who is at the other end, and the
+//! outbox in which the answers of the committer and the watch events collect.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use quorate_proto::Id;
+use tokio::sync::Notify;
+
+use crate::service::{Latency, wall_clock};
+use crate::session::Session;
+
+/// A client that does not read what it is sent is given up at this many bytes.
+const OUTBOX_LIMIT: usize = 64 << 20;
+
+/// Numbers about a connection, for operators.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectionStats {
+    pub(crate) received: AtomicU64,
+    pub(crate) sent: AtomicU64,
+    /// The last opcode.
+    pub(crate) last_op: AtomicI32,
+    pub(crate) last_cxid: AtomicI64,
+    pub(crate) last_zxid: AtomicI64,
+    /// Milliseconds since 1970.
+    pub(crate) last_response: AtomicI64,
+    pub(crate) latency: Latency,
+}
+
+#[derive(Debug, Default)]
+struct Outbox {
+    bytes: Vec<u8>,
+    /// Answers among the bytes to requests that went through the committer.
+    answers: usize,
+    closed: bool,
+}
+
+/// What was taken out of an outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Drained {
+    pub(super) answers: usize,
+    /// Nothing more comes: the connection is to be closed once everything is sent.
+    pub(super) closed: bool,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Connection {
+    id: u64,
+    address: SocketAddr,
+    /// When it was accepted, milliseconds since 1970.
+    pub(crate) established: i64,
+    outbox: Mutex<Outbox>,
+    /// True while the outbox holds something: spares a look at it before every read.
+    filled: AtomicBool,
+    wake: Notify,
+    ids: Mutex<Arc<[Id<'static>]>>,
+    session: OnceLock<Arc<Session>>,
+    knows_read_only: AtomicBool,
+    pub(crate) stats: ConnectionStats,
+}
+
+impl Connection {
+    pub(super) fn new(id: u64, address: SocketAddr) -> Self {
+        let stats = ConnectionStats::default();
+        stats.last_cxid.store(-1, Ordering::Relaxed);
+        Connection {
+            id,
+            address,
+            established: wall_clock(),
+            outbox: Mutex::default(),
+            filled: AtomicBool::new(false),
+            wake: Notify::new(),
+            ids: Mutex::new(Arc::from([Id::new("ip", address.ip().to_string())])),
+            session: OnceLock::new(),
+            knows_read_only: AtomicBool::new(false),
+            stats,
+        }
+    }
+
+    /// Unique among the connections of this server.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The identities proved so far.
+    pub(crate) fn ids(&self) -> Arc<[Id<'static>]> {
+        Arc::clone(&self.ids.lock())
+    }
+
+    pub(super) fn add_id(&self, id: Id<'static>) {
+        let mut ids = self.ids.lock();
+        if !ids.contains(&id) {
+            *ids = ids.iter().cloned().chain([id]).collect();
+        }
+    }
+
+    /// The session, once there is one.
+    pub(crate) fn session(&self) -> Option<&Arc<Session>> {
+        self.session.get()
+    }
+
+    /// A connection has one session at most.
+    pub(super) fn set_session(&self, session: Arc<Session>) {
+        self.session.get_or_init(|| session);
+    }
+
+    /// Did the client's handshake have the read-only flag, so that the answer has to have it too?
+    pub(crate) fn knows_read_only(&self) -> bool {
+        self.knows_read_only.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_knows_read_only(&self) {
+        self.knows_read_only.store(true, Ordering::Relaxed);
+    }
+
+    /// Adds the answer to a request that went through the committer.
+    pub(crate) fn answer(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut outbox = self.outbox.lock();
+        write(&mut outbox.bytes);
+        outbox.answers += 1;
+        self.fill(outbox);
+    }
+
+    /// Adds a watch event.
+    pub(crate) fn notify(&self, frame: &[u8]) {
+        let mut outbox = self.outbox.lock();
+        outbox.bytes.extend_from_slice(frame);
+        self.fill(outbox);
+    }
+
+    fn fill(&self, mut outbox: parking_lot::MutexGuard<'_, Outbox>) {
+        if outbox.bytes.len() > OUTBOX_LIMIT && !outbox.closed {
+            tracing::warn!(address = %self.address, "closing a client that does not read");
+            outbox.closed = true;
+            outbox.bytes = Vec::new();
+        }
+        drop(outbox);
+        if !self.filled.swap(true, Ordering::AcqRel) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Closes the connection once everything in the outbox is sent.
+    pub(crate) fn close(&self) {
+        self.outbox.lock().closed = true;
+        self.filled.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Waits until the outbox holds something. Cancel safe.
+    pub(super) async fn filled(&self) {
+        while !self.filled.load(Ordering::Acquire) {
+            self.wake.notified().await;
+        }
+    }
+
+    /// Moves what the outbox holds behind `out`.
+    ///
+    /// Called under the tree's lock it finds every event of what the tree shows, because events are
+    /// put here before the lock of the change is released.
+    pub(super) fn drain(&self, out: &mut Vec<u8>) -> Drained {
+        if !self.filled.load(Ordering::Acquire) {
+            return Drained {
+                answers: 0,
+                closed: false,
+            };
+        }
+        let mut outbox = self.outbox.lock();
+        self.filled.store(false, Ordering::Release);
+        if out.is_empty() {
+            std::mem::swap(out, &mut outbox.bytes);
+        } else {
+            out.append(&mut outbox.bytes);
+        }
+        Drained {
+            answers: std::mem::take(&mut outbox.answers),
+            closed: outbox.closed,
+        }
+    }
+}

@@ -1,0 +1,673 @@
+//! The task of one connection: handshake, requests in, answers out.
+//!
+//! Reads are answered on the spot, as long as nothing of the connection is in the committer's
+//! hands; from then on every request goes through the committer, which keeps the order, until it
+//! has answered the last of them.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use quorate_proto::jute::{Decode, Encode, Reader};
+use quorate_proto::{
+    AuthPacket, ConnectRequest, ConnectResponse, ErrorCode, Id, OpCode, ReplyHeader, RequestHeader,
+    SaslToken, frame,
+};
+use thiserror::Error;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{Connection, auth, local, words};
+use crate::service::{Origin, Phase, Queue, Service, accept, wall_clock};
+use crate::session::{PASSWORD_SIZE, password};
+use crate::tree::Tree;
+use crate::txn::Requester;
+
+/// Bytes read from a socket at once.
+const READ_SIZE: usize = 256 << 10;
+/// Answers that may wait for a client to read them before more of its requests are looked at.
+const OUTPUT_LIMIT: usize = 1 << 20;
+/// Buffers up to this size are kept while a connection is idle.
+const KEPT_CAPACITY: usize = 16 << 10;
+/// Turns of one connection before others get theirs.
+const TURNS: usize = 32;
+
+thread_local! {
+    /// Where sockets are read into: connections share it, so that an idle one holds no buffer.
+    static INPUT: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_SIZE]);
+}
+
+/// Why a connection ends before its client ends it.
+#[derive(Debug, Error)]
+enum Fault {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Frame(#[from] frame::FrameError),
+    #[error("{0}")]
+    Protocol(&'static str),
+    #[error("opcode {0} is not one that clients may send")]
+    Opcode(i32),
+    #[error("no handshake within {0:?}")]
+    Silent(Duration),
+}
+
+/// How a handshake ended.
+enum Handshake {
+    /// There is a session.
+    Accepted,
+    /// Nothing more will come; what is to be sent is in the output.
+    Over,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(service: Arc<Service>, connection: Arc<Connection>, stream: TcpStream) {
+    let mut handler = Handler::new(Arc::clone(&service), Arc::clone(&connection), stream);
+    let outcome = handler.run().await;
+    service.connections.remove(&connection);
+    service.watches.lock().remove_watcher(connection.id());
+    let address = connection.address();
+    match outcome {
+        Ok(()) => tracing::debug!(%address, "connection closed"),
+        Err(Fault::Io(error)) => tracing::debug!(%address, %error, "connection lost"),
+        Err(fault) => {
+            tracing::warn!(%address, error = %fault, "connection closed: its client misbehaves")
+        }
+    }
+}
+
+struct Handler {
+    service: Arc<Service>,
+    connection: Arc<Connection>,
+    stream: TcpStream,
+    /// Input that makes no whole frame yet, or has to wait.
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// Bytes of the output that are sent.
+    sent: usize,
+    /// Requests in the committer's hands.
+    in_flight: usize,
+    /// No more requests are taken; the connection ends when everything is sent.
+    closing: bool,
+    /// The client sends no more.
+    ended: bool,
+    fault: Option<Fault>,
+}
+
+impl Handler {
+    fn new(service: Arc<Service>, connection: Arc<Connection>, stream: TcpStream) -> Self {
+        Handler {
+            service,
+            connection,
+            stream,
+            input: Vec::new(),
+            output: Vec::new(),
+            sent: 0,
+            in_flight: 0,
+            closing: false,
+            ended: false,
+            fault: None,
+        }
+    }
+
+    async fn run(&mut self) -> Result<(), Fault> {
+        let patience = self.service.config.sessionless_cnxn_timeout;
+        match timeout(patience, self.handshake()).await {
+            Ok(Ok(Handshake::Accepted)) => self.serve_requests().await,
+            Ok(Ok(Handshake::Over)) => self.finish().await,
+            Ok(Err(fault)) => Err(fault),
+            Err(_) => Err(Fault::Silent(patience)),
+        }
+    }
+
+    // The handshake.
+
+    async fn handshake(&mut self) -> Result<Handshake, Fault> {
+        if !self.receive(frame::LENGTH_SIZE).await? {
+            return Ok(Handshake::Over);
+        }
+        if let Some(word) = words::word(&self.input) {
+            let argument = if word == "stmk" && self.receive(12).await? {
+                &self.input[4..12]
+            } else {
+                &[]
+            };
+            if let Some(text) = words::answer(word, argument, &self.service) {
+                self.output.extend_from_slice(text.as_bytes());
+            }
+            return Ok(Handshake::Over);
+        }
+        let max = self.service.config.jute_max_buffer;
+        let frame = loop {
+            if let Some(frame) = frame::split(&self.input, max)? {
+                break frame.to_vec();
+            }
+            if !self.receive(self.input.len() + 1).await? {
+                return Ok(Handshake::Over);
+            }
+        };
+        self.input.drain(..frame::LENGTH_SIZE + frame.len());
+        let request = ConnectRequest::from_slice(&frame)
+            .map_err(|_| Fault::Protocol("the first frame is no handshake"))?;
+        self.connection.stats.received.fetch_add(1, Relaxed);
+        self.service.stats.received.fetch_add(1, Relaxed);
+        self.connect(&request).await
+    }
+
+    /// Reads until there are `len` bytes of input; false if the client has no more.
+    async fn receive(&mut self, len: usize) -> Result<bool, Fault> {
+        while self.input.len() < len {
+            self.stream.readable().await?;
+            let mut chunk = [0; 4096];
+            match self.stream.try_read(&mut chunk) {
+                Ok(0) => return Ok(false),
+                Ok(n) => self.input.extend_from_slice(&chunk[..n]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(true)
+    }
+
+    async fn connect(&mut self, request: &ConnectRequest<'_>) -> Result<Handshake, Fault> {
+        if !self.service.is_serving() {
+            return Ok(Handshake::Over);
+        }
+        let seen = request.last_zxid_seen;
+        if seen > self.service.tree().last_zxid() {
+            tracing::info!(
+                address = %self.connection.address(), zxid = format_args!("{seen:#x}"),
+                "refusing a client that has seen a later transaction than this server"
+            );
+            return Ok(Handshake::Over);
+        }
+        if request.read_only.is_some() {
+            self.connection.set_knows_read_only();
+        }
+        let timeout = self.service.negotiate(request.timeout);
+        match request.session_id {
+            0 => self.open_session(timeout).await,
+            session => Ok(self.resume_session(session, timeout, request.password)),
+        }
+    }
+
+    async fn open_session(&mut self, timeout: i32) -> Result<Handshake, Fault> {
+        let session = self.service.next_session();
+        self.service.connections.attach(session, &self.connection);
+        self.service.stats.outstanding.fetch_add(1, Relaxed);
+        self.service.open_session(session, timeout, self.origin(0));
+        loop {
+            self.connection.filled().await;
+            let drained = self.connection.drain(&mut self.output);
+            if drained.closed {
+                return Ok(Handshake::Over);
+            }
+            if drained.answers > 0 {
+                return Ok(self.accepted(session));
+            }
+        }
+    }
+
+    fn accepted(&mut self, session: i64) -> Handshake {
+        let tracked = self.service.sessions.lock().get(session).cloned();
+        match tracked {
+            Some(session) => {
+                self.connection.set_session(session);
+                Handshake::Accepted
+            }
+            None => Handshake::Over,
+        }
+    }
+
+    /// A connection that a session already has here gives way even before the password is checked.
+    fn resume_session(&mut self, session: i64, timeout: i32, given: Option<&[u8]>) -> Handshake {
+        self.service.connections.close_session(session);
+        let now = self.service.now();
+        let tracked = {
+            let mut sessions = self.service.sessions.lock();
+            let known = given == Some(&password(session)) && sessions.get(session).is_some();
+            known.then(|| sessions.track(session, timeout.max(0).cast_unsigned(), now))
+        };
+        let Some(tracked) = tracked else {
+            let response = ConnectResponse {
+                protocol_version: 0,
+                timeout: 0,
+                session_id: 0,
+                password: Some(&[0; PASSWORD_SIZE]),
+                read_only: self.connection.knows_read_only().then_some(false),
+            };
+            frame::write(&mut self.output, |out| response.encode(out));
+            return Handshake::Over;
+        };
+        self.service.connections.attach(session, &self.connection);
+        self.connection.set_session(tracked);
+        accept(&mut self.output, &self.connection, session, timeout);
+        Handshake::Accepted
+    }
+
+    // Requests and answers.
+
+    async fn serve_requests(&mut self) -> Result<(), Fault> {
+        let mut phase = self.service.phase();
+        self.take_input();
+        loop {
+            for _ in 0..TURNS {
+                if !self.turn()? {
+                    break;
+                }
+            }
+            if self.is_over() {
+                return self.finish().await;
+            }
+            self.release_buffers();
+            let interest = match (self.wants_input(), self.sent < self.output.len()) {
+                (true, true) => Interest::READABLE | Interest::WRITABLE,
+                (true, false) => Interest::READABLE,
+                (false, true) => Interest::WRITABLE,
+                // Errors, and the end of the connection, are reported all the same.
+                (false, false) => Interest::ERROR,
+            };
+            tokio::select! {
+                ready = self.stream.ready(interest) => {
+                    ready?;
+                }
+                () = self.connection.filled() => {}
+                _ = phase.wait_for(|phase| !matches!(phase, Phase::Serving)), if !self.closing => {
+                    self.closing = true;
+                }
+            }
+        }
+    }
+
+    /// Does whatever can be done without waiting; false if that is nothing.
+    fn turn(&mut self) -> Result<bool, Fault> {
+        let had = self.output.len();
+        self.drain_outbox();
+        let mut progress = self.output.len() != had;
+        progress |= self.send()?;
+        if self.wants_input() {
+            // What had to wait may go on now; only then is more read.
+            progress |= self.take_input();
+            if self.wants_input() {
+                progress |= self.read()?;
+            }
+            progress |= self.send()?;
+        }
+        Ok(progress)
+    }
+
+    /// Everything is answered and sent, and nothing more will be asked.
+    fn is_over(&self) -> bool {
+        (self.closing || self.ended) && self.in_flight == 0
+    }
+
+    /// Sends the rest, within bounds, and ends.
+    async fn finish(&mut self) -> Result<(), Fault> {
+        self.drain_outbox();
+        let send = async {
+            while self.sent < self.output.len() {
+                if !self.send()? {
+                    self.stream.writable().await?;
+                }
+            }
+            Ok::<_, Fault>(())
+        };
+        match timeout(Duration::from_secs(5), send).await {
+            Ok(sent) => sent?,
+            Err(_) => return Ok(()),
+        }
+        self.fault.take().map_or(Ok(()), Err)
+    }
+
+    fn drain_outbox(&mut self) {
+        let drained = self.connection.drain(&mut self.output);
+        self.in_flight = self.in_flight.saturating_sub(drained.answers);
+        if drained.closed {
+            // Nobody will answer what is still under way.
+            self.closing = true;
+            self.in_flight = 0;
+        }
+    }
+
+    /// May more requests be taken? Not while the server is full and owes this client an answer
+    /// anyway, nor while the client does not read its answers.
+    fn wants_input(&self) -> bool {
+        let limit = i64::from(self.service.config.global_outstanding_limit);
+        !self.closing
+            && !self.ended
+            && self.output.len() - self.sent < OUTPUT_LIMIT
+            && (self.in_flight == 0 || self.service.stats.outstanding.load(Relaxed) < limit)
+    }
+
+    fn send(&mut self) -> Result<bool, Fault> {
+        if self.sent == self.output.len() {
+            return Ok(false);
+        }
+        match self.stream.try_write(&self.output[self.sent..]) {
+            Ok(n) => {
+                self.sent += n;
+                if self.sent == self.output.len() {
+                    self.output.clear();
+                    self.sent = 0;
+                }
+                Ok(n > 0)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn release_buffers(&mut self) {
+        if self.output.is_empty() && self.output.capacity() > KEPT_CAPACITY {
+            self.output = Vec::new();
+        }
+        if self.input.is_empty() && self.input.capacity() > KEPT_CAPACITY {
+            self.input = Vec::new();
+        }
+    }
+
+    /// Reads what the socket has and takes the requests in it.
+    fn read(&mut self) -> Result<bool, Fault> {
+        INPUT.with_borrow_mut(|buffer| {
+            let n = match self.stream.try_read(buffer) {
+                Ok(0) => {
+                    self.ended = true;
+                    return Ok(false);
+                }
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error.into()),
+            };
+            if self.input.is_empty() {
+                let taken = self.take(&buffer[..n]);
+                self.input.extend_from_slice(&buffer[taken..n]);
+            } else {
+                self.input.extend_from_slice(&buffer[..n]);
+                self.take_input();
+            }
+            Ok(true)
+        })
+    }
+
+    /// Takes the requests in the input that had to wait; true if there were any.
+    fn take_input(&mut self) -> bool {
+        if self.input.is_empty() {
+            return false;
+        }
+        let mut input = std::mem::take(&mut self.input);
+        let taken = self.take(&input);
+        input.drain(..taken);
+        self.input = input;
+        taken > 0
+    }
+
+    /// Takes the whole frames at the beginning of `input`, and answers how many bytes they were.
+    fn take(&mut self, input: &[u8]) -> usize {
+        let requests = self.connection.stats.received.load(Relaxed);
+        let mut frames = Frames {
+            input,
+            at: 0,
+            max: self.service.config.jute_max_buffer,
+        };
+        if self.in_flight == 0 {
+            self.answer_reads(&mut frames);
+        }
+        if !self.closing && frames.at < input.len() {
+            self.enqueue(&mut frames);
+        }
+        let count = self.connection.stats.received.load(Relaxed) - requests;
+        if count > 0 {
+            self.service.stats.received.fetch_add(count, Relaxed);
+            if let Some(session) = self.connection.session() {
+                session.touch(self.service.now());
+            }
+        }
+        frames.at
+    }
+
+    /// Answers requests on the spot, under one hold of the tree's lock, up to the first that has to
+    /// go through the committer.
+    fn answer_reads(&mut self, frames: &mut Frames<'_>) {
+        let service = Arc::clone(&self.service);
+        let mut tree: Option<parking_lot::RwLockReadGuard<'_, Tree>> = None;
+        let mut ids = None;
+        let mut answered = 0;
+        while self.output.len() - self.sent < OUTPUT_LIMIT {
+            let before = frames.at;
+            let Some((header, body)) = self.next_request(frames) else {
+                break;
+            };
+            let Ok(op) = OpCode::try_from(header.op) else {
+                self.refuse(header);
+                break;
+            };
+            if op == OpCode::Auth || op == OpCode::Sasl {
+                self.authenticate(op, header, body);
+                ids = None;
+                if self.closing {
+                    break;
+                }
+                continue;
+            }
+            if !local::is_local(op) || op == OpCode::Sync {
+                frames.at = before;
+                break;
+            }
+            let tree = tree.get_or_insert_with(|| {
+                let tree = service.tree();
+                // Under the lock, so that the events of what is now read go out first.
+                self.connection.drain(&mut self.output);
+                tree
+            });
+            let ids = ids.get_or_insert_with(|| self.connection.ids());
+            let connection = &self.connection;
+            let request = local::Request {
+                connection,
+                ids,
+                xid: header.xid,
+                op,
+                body,
+            };
+            local::answer(&service, tree, &request, &mut self.output);
+            self.note(op, header.xid);
+            answered += 1;
+        }
+        if let Some(tree) = tree {
+            self.connection
+                .stats
+                .last_zxid
+                .store(tree.last_zxid(), Relaxed);
+            drop(tree);
+            self.count_answers(answered);
+        }
+    }
+
+    fn count_answers(&self, answered: u64) {
+        // Answered in the turn in which they were read: less than a millisecond.
+        self.service.stats.latency.add(0, answered);
+        let stats = &self.connection.stats;
+        stats.latency.add(0, answered);
+        stats.last_response.store(wall_clock(), Relaxed);
+        stats.sent.fetch_add(answered, Relaxed);
+        self.service.stats.sent.fetch_add(answered, Relaxed);
+    }
+
+    /// Hands requests to the committer, under one hold of the queue's lock.
+    fn enqueue(&mut self, frames: &mut Frames<'_>) {
+        let service = Arc::clone(&self.service);
+        let before = self.in_flight;
+        let time = wall_clock();
+        let session = self.connection.session().map_or(0, |session| session.id());
+        service.enqueue(|queue, tree| {
+            let mut ids = self.connection.ids();
+            while !self.closing {
+                let Some((header, body)) = self.next_request(frames) else {
+                    break;
+                };
+                let Ok(op) = OpCode::try_from(header.op) else {
+                    self.refuse(header);
+                    break;
+                };
+                if op == OpCode::Auth || op == OpCode::Sasl {
+                    self.authenticate(op, header, body);
+                    ids = self.connection.ids();
+                    continue;
+                }
+                let requester = Requester {
+                    session,
+                    cxid: header.xid,
+                    ids: &ids,
+                    time,
+                };
+                self.push(queue, tree, requester, op, body, &ids);
+            }
+        });
+        let queued = self.in_flight - before;
+        service.stats.outstanding.fetch_add(queued as i64, Relaxed);
+    }
+
+    fn push(
+        &mut self,
+        queue: &mut Queue,
+        tree: &Tree,
+        requester: Requester<'_>,
+        op: OpCode,
+        body: &[u8],
+        ids: &Arc<[Id<'static>]>,
+    ) {
+        let origin = self.origin(requester.cxid);
+        match op {
+            _ if local::is_local(op) => queue.push_local(op, body, Arc::clone(ids), origin),
+            OpCode::CloseSession => {
+                self.service.sessions.lock().remove(requester.session);
+                queue.push_close(tree, requester, origin);
+                // What follows the end of a session is not looked at.
+                self.ended = true;
+            }
+            OpCode::Create
+            | OpCode::Create2
+            | OpCode::CreateContainer
+            | OpCode::CreateTtl
+            | OpCode::Delete
+            | OpCode::SetData
+            | OpCode::SetAcl
+            | OpCode::Multi
+            | OpCode::Reconfig => queue.push_write(tree, requester, op, body, origin),
+            _ => {
+                return self.refuse(RequestHeader {
+                    xid: requester.cxid,
+                    op: op.number(),
+                });
+            }
+        }
+        self.in_flight += 1;
+        self.note(op, requester.cxid);
+    }
+
+    fn next_request<'a>(&mut self, frames: &mut Frames<'a>) -> Option<(RequestHeader, &'a [u8])> {
+        if self.ended {
+            return None;
+        }
+        match frames.next_request() {
+            Ok(request) => {
+                if request.is_some() {
+                    self.connection.stats.received.fetch_add(1, Relaxed);
+                }
+                request
+            }
+            Err(fault) => {
+                self.close(fault);
+                None
+            }
+        }
+    }
+
+    fn note(&self, op: OpCode, xid: i32) {
+        self.connection.stats.last_op.store(op.number(), Relaxed);
+        if xid >= 0 {
+            self.connection.stats.last_cxid.store(xid.into(), Relaxed);
+        }
+    }
+
+    fn origin(&self, xid: i32) -> Origin {
+        let connection = Arc::clone(&self.connection);
+        Origin {
+            connection,
+            xid,
+            received: self.service.now(),
+        }
+    }
+
+    /// Credentials are looked at when they are read, outside the order of the other requests.
+    fn authenticate(&mut self, op: OpCode, header: RequestHeader, body: &[u8]) {
+        let proved = match AuthPacket::from_slice(body) {
+            Ok(packet) if op == OpCode::Auth => {
+                auth::authenticate(&self.service.config, &self.connection, &packet)
+            }
+            Err(_) if op == OpCode::Auth => {
+                return self.close(Fault::Protocol("a credential that cannot be decoded"));
+            }
+            _ => false,
+        };
+        let err = if proved {
+            ErrorCode::OK
+        } else {
+            ErrorCode::AUTH_FAILED
+        };
+        frame::write(&mut self.output, |out| {
+            ReplyHeader {
+                xid: header.xid,
+                zxid: 0,
+                err,
+            }
+            .encode(out);
+            if op == OpCode::Sasl {
+                SaslToken { token: None }.encode(out);
+            }
+        });
+        if !proved {
+            self.close(Fault::Protocol("authentication failed"));
+        }
+    }
+
+    /// An opcode that clients may not send.
+    fn refuse(&mut self, header: RequestHeader) {
+        let reply = ReplyHeader {
+            xid: header.xid,
+            zxid: -1,
+            err: ErrorCode::UNIMPLEMENTED,
+        };
+        frame::write(&mut self.output, |out| reply.encode(out));
+        self.close(Fault::Opcode(header.op));
+    }
+
+    fn close(&mut self, fault: Fault) {
+        self.closing = true;
+        self.fault.get_or_insert(fault);
+    }
+}
+
+/// The frames of an input.
+struct Frames<'a> {
+    input: &'a [u8],
+    /// Where the next one begins.
+    at: usize,
+    max: usize,
+}
+
+impl<'a> Frames<'a> {
+    fn next_request(&mut self) -> Result<Option<(RequestHeader, &'a [u8])>, Fault> {
+        let Some(frame) = frame::split(&self.input[self.at..], self.max)? else {
+            return Ok(None);
+        };
+        self.at += frame::LENGTH_SIZE + frame.len();
+        let mut reader = Reader::new(frame);
+        let header = reader
+            .read()
+            .map_err(|_| Fault::Protocol("a frame too short for a request"))?;
+        Ok(Some((header, reader.remaining())))
+    }
+}

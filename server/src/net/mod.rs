@@ -1,0 +1,205 @@
+//! Client connections: the listener, one task for each connection, and the requests that a server
+//! answers by itself.
+
+mod auth;
+mod connection;
+mod handler;
+pub(crate) mod local;
+mod words;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+pub(crate) use connection::Connection;
+
+use crate::service::{Phase, Service};
+
+/// Opens a port. The wildcard address of IPv6 serves IPv4 as well, or stands for that of IPv4 on a
+/// machine without IPv6.
+pub(crate) fn listen(address: SocketAddr, backlog: Option<u32>) -> io::Result<TcpListener> {
+    let bind = |address: SocketAddr| {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+        }
+        socket.bind(&address.into())?;
+        socket
+            .listen(backlog.map_or(1024, |backlog| i32::try_from(backlog).unwrap_or(i32::MAX)))?;
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket.into())
+    };
+    match bind(address) {
+        Err(error) if address.is_ipv6() && error.raw_os_error() == Some(NO_IPV6) => bind(
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port()),
+        ),
+        other => other,
+    }
+}
+
+/// `EAFNOSUPPORT`: the machine knows no such addresses.
+const NO_IPV6: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+
+/// How long to wait after the system had no room for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Takes connections until the service stops.
+pub(crate) async fn accept(service: Arc<Service>, listener: TcpListener) {
+    let mut phase = service.phase();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = phase.wait_for(|phase| !matches!(phase, Phase::Serving)) => return,
+        };
+        match accepted {
+            Ok((stream, address)) => welcome(&service, stream, address),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn welcome(service: &Arc<Service>, stream: TcpStream, address: SocketAddr) {
+    // IPv4 clients of a socket for both families are known by their IPv4 address.
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let Some(connection) = service.connections.add(service, address) else {
+        tracing::warn!(%address, "connection refused: too many (maxClientCnxns, maxCnxns)");
+        return;
+    };
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%address, %error, "no TCP_NODELAY");
+    }
+    if service.config.client_tcp_keep_alive {
+        let socket = socket2::SockRef::from(&stream);
+        if let Err(error) = socket.set_keepalive(true) {
+            tracing::debug!(%address, %error, "no TCP keep-alive");
+        }
+    }
+    tokio::spawn(handler::serve(Arc::clone(service), connection, stream));
+}
+
+/// Every open connection.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    next_id: AtomicU64,
+    open: Mutex<Open>,
+    /// Told whenever one has ended.
+    closed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    by_id: HashMap<u64, Arc<Connection>>,
+    by_session: HashMap<i64, u64>,
+    by_address: HashMap<IpAddr, u32>,
+}
+
+impl Connections {
+    /// A connection that has just been accepted; `None` if there are too many.
+    fn add(&self, service: &Service, address: SocketAddr) -> Option<Arc<Connection>> {
+        let mut open = self.open.lock();
+        let config = &service.config;
+        let total = u32::try_from(open.by_id.len()).unwrap_or(u32::MAX);
+        let of_client = open.by_address.entry(address.ip()).or_default();
+        if config
+            .max_client_cnxns
+            .is_some_and(|most| most > 0 && *of_client >= most)
+            || config
+                .max_cnxns
+                .is_some_and(|most| most > 0 && total >= most)
+        {
+            return None;
+        }
+        *of_client += 1;
+        let id = self.next_id.fetch_add(1, Relaxed);
+        let connection = Arc::new(Connection::new(id, address));
+        open.by_id.insert(id, Arc::clone(&connection));
+        Some(connection)
+    }
+
+    /// Takes out a connection that has ended.
+    fn remove(&self, connection: &Connection) {
+        let mut open = self.open.lock();
+        if open.by_id.remove(&connection.id()).is_none() {
+            return;
+        }
+        let ip = connection.address().ip();
+        if let Some(count) = open.by_address.get_mut(&ip) {
+            *count -= 1;
+            if *count == 0 {
+                open.by_address.remove(&ip);
+            }
+        }
+        if let Some(session) = connection.session()
+            && open.by_session.get(&session.id()) == Some(&connection.id())
+        {
+            open.by_session.remove(&session.id());
+        }
+        drop(open);
+        self.closed.notify_waiters();
+    }
+
+    /// Makes `connection` the one of its session.
+    fn attach(&self, session: i64, connection: &Connection) {
+        self.open.lock().by_session.insert(session, connection.id());
+    }
+
+    /// Closes the connection of a session that is over or has moved, if it is here. What was
+    /// answered is still sent.
+    pub(crate) fn close_session(&self, session: i64) {
+        let mut open = self.open.lock();
+        let connection = open
+            .by_session
+            .remove(&session)
+            .and_then(|id| open.by_id.get(&id));
+        if let Some(connection) = connection {
+            connection.close();
+        }
+    }
+
+    /// Closes all of them.
+    pub(crate) fn close_all(&self) {
+        self.open
+            .lock()
+            .by_id
+            .values()
+            .for_each(|connection| connection.close());
+    }
+
+    /// All of them, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Connection>> {
+        self.open.lock().by_id.values().cloned().collect()
+    }
+
+    /// Waits until none is left. Cancel safe.
+    pub(crate) async fn wait_until_closed(&self) {
+        loop {
+            let closed = self.closed.notified();
+            if self.len() == 0 {
+                return;
+            }
+            closed.await;
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.open.lock().by_id.len()
+    }
+}

@@ -1,0 +1,314 @@
+//! The committer: makes queued transactions durable, applies them, and answers.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use quorate_proto::jute::{Decode, Encode};
+use quorate_proto::{
+    ConnectResponse, Create2Response, CreateResponse, ErrorCode, EventType, MultiResponse,
+    MultiResult, OpCode, Perms, ReplyHeader, StatResponse, Txn, TxnEntry, WatcherEvent, frame, xid,
+};
+
+use super::Service;
+use super::queue::{Batch, Origin, Work};
+use super::snapshot::Snapshots;
+use crate::error::ServerError;
+use crate::net::{Connection, local};
+use crate::session::password;
+use crate::storage::log::{LogWriter, record_body};
+use crate::tree::{AclList, Applied, Observer, Tree, Watches};
+
+/// Requests answered under one hold of the tree's lock: reads wait no longer than these take.
+const HOLD: usize = 64;
+
+/// Owns the log. Runs on a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    service: Arc<Service>,
+    log: LogWriter,
+    snapshots: Snapshots,
+    /// Replies and requests are encoded here.
+    scratch: Vec<u8>,
+}
+
+impl Committer {
+    pub(crate) fn new(service: Arc<Service>, log: LogWriter, snapshots: Snapshots) -> Self {
+        Committer {
+            service,
+            log,
+            snapshots,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Works until the service stops, or until the disk fails: then nothing more is answered.
+    pub(crate) fn run(mut self) {
+        let cause = self.work().err();
+        if let Some(cause) = &cause {
+            tracing::error!(error = %cause, "the server stops, because it can no longer write");
+        }
+        self.snapshots.wait();
+        self.service.stopped(cause);
+    }
+
+    fn work(&mut self) -> Result<(), ServerError> {
+        let mut batch = Batch::default();
+        while self.next_batch(&mut batch) {
+            if !batch.records.is_empty() {
+                self.log.append(batch.first_zxid, &batch.records)?;
+                self.log.sync()?;
+            }
+            self.apply(&batch)?;
+            self.snapshots
+                .consider(&self.service, &mut self.log, batch.work.len())?;
+        }
+        Ok(())
+    }
+
+    /// Waits for work. False once there is none and the service is stopping.
+    fn next_batch(&self, batch: &mut Batch) -> bool {
+        let applied = self.service.tree().last_zxid();
+        let mut queue = self.service.queue.lock();
+        queue.preparer().applied(applied);
+        batch.clear();
+        loop {
+            if queue.take(batch) {
+                return true;
+            }
+            if queue.is_stopping() {
+                return false;
+            }
+            self.service.filled.wait(&mut queue);
+        }
+    }
+
+    /// Applies what is durable, and answers, in the order of the queue.
+    fn apply(&mut self, batch: &Batch) -> Result<(), ServerError> {
+        let service = Arc::clone(&self.service);
+        let mut start = 0;
+        for work in batch.work.chunks(HOLD) {
+            let mut tree = service.tree.write();
+            for work in work {
+                match work {
+                    Work::Txn { end, op, origin } => {
+                        let body = record_body(&batch.records[start..*end]);
+                        self.apply_txn(&mut tree, body, *op, origin.as_ref())?;
+                        start = *end;
+                    }
+                    Work::Local {
+                        body,
+                        op,
+                        ids,
+                        origin,
+                    } => {
+                        self.scratch.clear();
+                        let request = local::Request {
+                            connection: &origin.connection,
+                            ids,
+                            xid: origin.xid,
+                            op: *op,
+                            body: &batch.bodies[body.clone()],
+                        };
+                        local::answer(&service, &tree, &request, &mut self.scratch);
+                        origin
+                            .connection
+                            .answer(|out| out.extend_from_slice(&self.scratch));
+                    }
+                    Work::Refused { err, origin } => {
+                        let zxid = tree.last_zxid();
+                        let header = ReplyHeader {
+                            xid: origin.xid,
+                            zxid,
+                            err: *err,
+                        };
+                        origin
+                            .connection
+                            .answer(|out| frame::write(out, |out| header.encode(out)));
+                    }
+                }
+            }
+        }
+        self.count_answers(batch);
+        Ok(())
+    }
+
+    fn apply_txn(
+        &mut self,
+        tree: &mut Tree,
+        body: &[u8],
+        op: OpCode,
+        origin: Option<&Origin>,
+    ) -> Result<(), ServerError> {
+        let entry = TxnEntry::from_slice(body).map_err(ServerError::OwnRecord)?;
+        let applied = {
+            let mut watches = self.service.watches.lock();
+            let mut dispatcher = Dispatcher {
+                watches: &mut watches,
+                zxid: entry.header.zxid,
+                frame: &mut self.scratch,
+            };
+            tree.apply(&entry.header, &entry.txn, &mut dispatcher)
+        };
+        self.check_digest(tree, &entry);
+        if let Some(origin) = origin {
+            origin
+                .connection
+                .answer(|out| reply(out, &entry, op, &applied, origin));
+        }
+        if matches!(entry.txn, Txn::CloseSession(_)) {
+            self.service
+                .connections
+                .close_session(entry.header.session_id);
+        }
+        Ok(())
+    }
+
+    /// The digest was computed from the pending changes; the tree must have come to the same.
+    fn check_digest(&self, tree: &Tree, entry: &TxnEntry<'_>) {
+        if let Some(digest) = entry.digest
+            && digest != tree.digest()
+        {
+            self.service.stats.digest_mismatches.fetch_add(1, Relaxed);
+            let zxid = format_args!("{:#x}", entry.header.zxid);
+            tracing::error!(%zxid, "the tree's digest is not the one the transaction carries");
+        }
+    }
+
+    fn count_answers(&self, batch: &Batch) {
+        let stats = &self.service.stats;
+        let now = self.service.now();
+        for work in &batch.work {
+            let (Work::Txn {
+                origin: Some(origin),
+                ..
+            }
+            | Work::Local { origin, .. }
+            | Work::Refused { origin, .. }) = work
+            else {
+                continue;
+            };
+            let millis = now.saturating_sub(origin.received);
+            stats.latency.add(millis, 1);
+            origin.connection.stats.latency.add(millis, 1);
+        }
+        stats
+            .outstanding
+            .fetch_sub(batch.work.len() as i64, Relaxed);
+    }
+}
+
+/// Hands watch events to the connections that wait for them.
+struct Dispatcher<'a> {
+    watches: &'a mut Watches<Arc<Connection>>,
+    zxid: i64,
+    /// The event's frame: encoded once for all who hear of it.
+    frame: &'a mut Vec<u8>,
+}
+
+impl Observer for Dispatcher<'_> {
+    fn changed(&mut self, event: EventType, path: &str, acl: &AclList) {
+        self.frame.clear();
+        let public = acl.permits(Perms::READ, &[]);
+        self.watches.fire(event, path, |connection| {
+            if self.frame.is_empty() {
+                encode_event(self.frame, self.zxid, event, path);
+            }
+            if public || acl.permits(Perms::READ, &connection.ids()) {
+                connection.notify(self.frame);
+            }
+        });
+    }
+}
+
+/// Appends the frame of a watch event.
+pub(crate) fn encode_event(out: &mut Vec<u8>, zxid: i64, event: EventType, path: &str) {
+    frame::write(out, |out| {
+        ReplyHeader {
+            xid: xid::NOTIFICATION,
+            zxid,
+            err: ErrorCode::OK,
+        }
+        .encode(out);
+        WatcherEvent::new(event, path).encode(out);
+    });
+}
+
+/// Appends the answer to a write.
+fn reply(out: &mut Vec<u8>, entry: &TxnEntry<'_>, op: OpCode, applied: &Applied, origin: &Origin) {
+    if let Txn::CreateSession(session) = &entry.txn {
+        return accept(
+            out,
+            &origin.connection,
+            entry.header.session_id,
+            session.timeout,
+        );
+    }
+    let err = match applied {
+        Applied::Failed(err) => *err,
+        _ => ErrorCode::OK,
+    };
+    frame::write(out, |out| {
+        ReplyHeader {
+            xid: origin.xid,
+            zxid: entry.header.zxid,
+            err,
+        }
+        .encode(out);
+        match (&entry.txn, applied) {
+            (Txn::Multi(parts), Applied::Multi(applied)) => {
+                let results = parts
+                    .iter()
+                    .zip(applied)
+                    .map(|(part, applied)| result(part, applied));
+                MultiResponse {
+                    results: results.collect(),
+                }
+                .encode(out);
+            }
+            (_, Applied::Stat(stat)) => match created_path(&entry.txn) {
+                Some(path) if op == OpCode::Create => CreateResponse { path }.encode(out),
+                Some(path) => Create2Response { path, stat: *stat }.encode(out),
+                None => StatResponse { stat: *stat }.encode(out),
+            },
+            _ => {}
+        }
+    });
+}
+
+/// Appends the answer to a connection that has got its session.
+pub(crate) fn accept(out: &mut Vec<u8>, connection: &Connection, session_id: i64, timeout: i32) {
+    let password = password(session_id);
+    let response = ConnectResponse {
+        protocol_version: 0,
+        timeout,
+        session_id,
+        password: Some(&password),
+        read_only: connection.knows_read_only().then_some(false),
+    };
+    frame::write(out, |out| response.encode(out));
+}
+
+fn created_path<'a>(txn: &Txn<'a>) -> Option<&'a str> {
+    match txn {
+        Txn::Create(txn) | Txn::Create2(txn) => Some(txn.path),
+        Txn::CreateContainer(txn) => Some(txn.path),
+        Txn::CreateTtl(txn) => Some(txn.path),
+        _ => None,
+    }
+}
+
+/// The result of one operation of a multi.
+fn result<'a>(part: &Txn<'a>, applied: &Applied) -> MultiResult<'a> {
+    match (applied, created_path(part)) {
+        (Applied::Failed(err), _) => MultiResult::Error(*err),
+        (Applied::Stat(_), Some(path)) if part.op() == OpCode::Create => {
+            MultiResult::Create(CreateResponse { path })
+        }
+        (Applied::Stat(stat), Some(path)) => {
+            MultiResult::Create2(Create2Response { path, stat: *stat })
+        }
+        (Applied::Stat(stat), None) => MultiResult::SetData(StatResponse { stat: *stat }),
+        _ if part.op() == OpCode::Check => MultiResult::Check,
+        _ => MultiResult::Delete,
+    }
+}

@@ -1,0 +1,134 @@
+//! Snapshots, taken beside the running service.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use quorate_proto::TxnDigest;
+
+use super::Service;
+use crate::error::ServerError;
+use crate::storage::log::LogWriter;
+use crate::storage::snapshot::{Head, Progress, Source, Tail};
+use crate::storage::{SnapshotTrigger, Storage};
+use crate::tree::NodeWalk;
+
+/// Bytes of znodes that are encoded under one hold of the tree's lock.
+const HOLD: usize = 32 << 10;
+
+/// Decides when a snapshot is due, and has one taken.
+#[derive(Debug)]
+pub(crate) struct Snapshots {
+    storage: Storage,
+    trigger: SnapshotTrigger,
+    running: Option<JoinHandle<()>>,
+}
+
+impl Snapshots {
+    /// `replayed` transactions are not in any snapshot yet.
+    pub(crate) fn new(storage: Storage, mut trigger: SnapshotTrigger, replayed: u64) -> Self {
+        trigger.appended(replayed, 0);
+        Snapshots {
+            storage,
+            trigger,
+            running: None,
+        }
+    }
+
+    /// Counts transactions that were appended; where a snapshot is due, closes the log and starts
+    /// one, unless the last is still under way.
+    pub(super) fn consider(
+        &mut self,
+        service: &Arc<Service>,
+        log: &mut LogWriter,
+        txns: usize,
+    ) -> Result<(), ServerError> {
+        if !self.trigger.appended(txns as u64, log.size()) {
+            return Ok(());
+        }
+        log.roll()?;
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|running| !running.is_finished())
+        {
+            tracing::warn!("the last snapshot is still being written; this one is left out");
+            return Ok(());
+        }
+        let (storage, service) = (self.storage.clone(), Arc::clone(service));
+        let snapshot = thread::Builder::new().name("snapshot".to_owned());
+        let thread = snapshot
+            .spawn(move || take(&storage, &service))
+            .map_err(ServerError::Thread)?;
+        self.running = Some(thread);
+        Ok(())
+    }
+
+    /// Waits for a snapshot that is under way; a service that stops makes it end early.
+    pub(super) fn wait(&mut self) {
+        if let Some(running) = self.running.take()
+            && running.join().is_err()
+        {
+            tracing::error!("the thread that writes snapshots has panicked");
+        }
+    }
+}
+
+fn take(storage: &Storage, service: &Service) {
+    match storage.write_snapshot(&mut LiveTree {
+        service,
+        walk: None,
+    }) {
+        Ok(Some(written)) => tracing::info!(
+            file = %written.path.display(), bytes = written.len, elapsed = ?written.elapsed,
+            "snapshot written"
+        ),
+        Ok(None) => tracing::info!("a snapshot was given up, because the server stops"),
+        Err(error) => tracing::error!(%error, "a snapshot could not be written"),
+    }
+}
+
+/// The tree of a running service, looked at for a short time again and again.
+struct LiveTree<'a> {
+    service: &'a Service,
+    walk: Option<NodeWalk>,
+}
+
+impl Source for LiveTree<'_> {
+    fn head(&mut self) -> Head {
+        let tree = self.service.tree();
+        self.walk = Some(NodeWalk::new(&tree));
+        Head {
+            zxid: tree.last_zxid(),
+            sessions: tree.sessions().collect(),
+            acls: tree
+                .stored_acls()
+                .map(|(key, acl)| (key, acl.encoded().to_vec()))
+                .collect(),
+        }
+    }
+
+    fn nodes(&mut self, out: &mut Vec<u8>) -> Progress {
+        if !self.service.is_serving() {
+            return Progress::Abandon;
+        }
+        let Some(walk) = &mut self.walk else {
+            return Progress::Done;
+        };
+        let more = walk.encode_next(&self.service.tree(), out.len() + HOLD, out);
+        if more { Progress::More } else { Progress::Done }
+    }
+
+    fn tail(&mut self) -> Tail {
+        let tree = self.service.tree();
+        let digest: TxnDigest = tree.digest();
+        let digest = self
+            .service
+            .config
+            .digest_enabled
+            .then_some((tree.last_zxid(), digest));
+        Tail {
+            digest,
+            last_zxid: Some(tree.last_zxid()),
+        }
+    }
+}

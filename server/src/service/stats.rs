@@ -1,0 +1,83 @@
+//! Numbers about the running service, for operators.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+/// Smallest, largest and average of a latency in milliseconds.
+#[derive(Debug)]
+pub(crate) struct Latency {
+    min: AtomicU64,
+    max: AtomicU64,
+    total: AtomicU64,
+    count: AtomicU64,
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Latency {
+            min: AtomicU64::new(u64::MAX),
+            max: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            count: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Latency {
+    /// Adds `count` requests that took `millis` each.
+    pub(crate) fn add(&self, millis: u64, count: u64) {
+        if millis < self.min.load(Relaxed) {
+            self.min.fetch_min(millis, Relaxed);
+        }
+        if millis > self.max.load(Relaxed) {
+            self.max.fetch_max(millis, Relaxed);
+        }
+        if millis > 0 {
+            self.total.fetch_add(millis * count, Relaxed);
+        }
+        self.count.fetch_add(count, Relaxed);
+    }
+
+    pub(crate) fn min(&self) -> u64 {
+        Some(self.min.load(Relaxed))
+            .filter(|min| *min != u64::MAX)
+            .unwrap_or(0)
+    }
+
+    pub(crate) fn max(&self) -> u64 {
+        self.max.load(Relaxed)
+    }
+
+    pub(crate) fn average(&self) -> f64 {
+        match self.count.load(Relaxed) {
+            0 => 0.0,
+            count => self.total.load(Relaxed) as f64 / count as f64,
+        }
+    }
+
+    pub(crate) fn reset(&self) {
+        self.min.store(u64::MAX, Relaxed);
+        for number in [&self.max, &self.total, &self.count] {
+            number.store(0, Relaxed);
+        }
+    }
+}
+
+/// Counters of the whole server.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) received: AtomicU64,
+    pub(crate) sent: AtomicU64,
+    pub(crate) latency: Latency,
+    /// Requests that are queued or in the committer's hands.
+    pub(crate) outstanding: AtomicI64,
+    /// Transactions that left another digest than the one they carry.
+    pub(crate) digest_mismatches: AtomicU64,
+}
+
+impl Stats {
+    pub(crate) fn reset(&self) {
+        self.received.store(0, Relaxed);
+        self.sent.store(0, Relaxed);
+        self.latency.reset();
+    }
+}
