@@ -1,2 +1,0 @@
-//! Quorate.
-fn main() {}
