@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use quorate_proto::frame;
@@ -214,6 +215,7 @@ impl ClientBuilder {
                 commands,
                 control,
                 status: Arc::clone(&status),
+                leaving: AtomicBool::new(false),
                 runtime,
                 retry: self.retry,
                 max_frame: self.max_frame,

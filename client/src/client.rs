@@ -3,17 +3,11 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use futures::Stream;
-use quorate_proto::jute::Encode;
-use quorate_proto::path::{self, PathError};
-use quorate_proto::{
-    Acl, AddWatchMode, Create2Response, ErrorCode, GetAclResponse, GetAllChildrenNumberResponse,
-    GetChildren2Response, GetChildrenResponse, GetDataResponse, GetEphemeralsResponse, OpCode,
-    PathRecord, SetDataRequest, Stat, StatResponse, VersionRequest, WatchRequest as WatchRecord,
-    WatchedRequest, WhoAmIResponse,
-};
+use quorate_proto::frame::LENGTH_SIZE;
+use quorate_proto::{OpCode, path};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,22 +16,16 @@ use tracing::warn;
 
 use crate::builder::ClientBuilder;
 use crate::chroot::Chroot;
-use crate::create::{CreateOptions, Created, Data, encode_acl};
-use crate::driver::{Command, Control, Credential};
+use crate::driver::{Command, Control};
 use crate::error::Error;
-use crate::request::{self, Answer, Decoder, Reply, Request, Subject, WatchRequest};
+use crate::request::{Decoder, Reply, Request, Subject, WatchRequest};
 use crate::retry::RetryPolicy;
 use crate::session::{Session, Status};
 use crate::state::State;
-use crate::transaction::{MultiRead, Transaction};
-use crate::watch::{OneshotWatch, PersistentWatch, Subscription, WatchKind};
+use crate::watch::{Subscription, WatchKind};
 
 /// The version that matches every version.
 pub(crate) const ANY_VERSION: i32 = -1;
-/// Bytes of a frame besides its path and data, as a rule: enough for an open ACL.
-const FRAME_OVERHEAD: usize = 64;
-/// The znode that describes the ensemble, outside of every chroot.
-const CONFIG_PATH: &str = "/zookeeper/config";
 
 /// A session with an ensemble.
 ///
@@ -86,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) control: mpsc::UnboundedSender<Control>,
     pub(crate) status: Arc<Status>,
+    /// The session is being closed or left, so that no further request is taken.
+    pub(crate) leaving: AtomicBool,
     pub(crate) runtime: Handle,
     pub(crate) retry: RetryPolicy,
     pub(crate) max_frame: usize,
@@ -209,6 +199,7 @@ impl Client {
     ///
     /// Takes effect at the call; dropping the future gives up the wait only.
     pub fn close(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        self.shared.leaving.store(true, Ordering::Relaxed);
         let (reply, closed) = oneshot::channel();
         let told = self.shared.control.send(Control::Close(Some(reply)));
         async move {
@@ -230,6 +221,7 @@ impl Client {
     ///
     /// Takes effect at the call; dropping the future gives up the wait only.
     pub fn detach(&self) -> impl Future<Output = Result<Session, Error>> + Send + use<> {
+        self.shared.leaving.store(true, Ordering::Relaxed);
         let (reply, detached) = oneshot::channel();
         let told = self.shared.control.send(Control::Detach(reply));
         let status = Arc::clone(&self.shared.status);
@@ -298,387 +290,10 @@ impl Client {
     }
 }
 
-/// Operations on znodes.
-///
-/// All of them fail with [`Error::InvalidPath`] if the path cannot name a znode, with
-/// [`Error::NoAuth`] if the ACL does not permit them, with [`Error::ConnectionLoss`] if the
-/// connection is lost, and with [`Error::SessionExpired`] when the session is over.
-impl Client {
-    /// Creates a znode. A [`CreateMode`](crate::CreateMode) alone stands for options with an open
-    /// ACL.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NodeExists`]; [`Error::NoNode`] if the parent does not exist;
-    /// [`Error::NoChildrenForEphemerals`]; [`Error::InvalidAcl`]; [`Error::QuotaExceeded`].
-    pub fn create<'a>(
-        &self,
-        path: &str,
-        data: impl Into<Data<'a>>,
-        options: impl Into<CreateOptions<'a>>,
-    ) -> Reply<Created> {
-        let (data, options) = (data.into(), options.into());
-        let decode: Decoder<Created> = |subject, answer, _| {
-            let created: Create2Response<'_> = subject.decode(answer)?;
-            Ok(Created {
-                path: subject.chroot.show(created.path),
-                stat: created.stat,
-            })
-        };
-        let checked = if options.mode().is_sequential() {
-            path::validate_sequential(path)
-        } else {
-            path::validate(path)
-        };
-        let operation = match (checked, options.operation()) {
-            (Ok(()), Ok(operation)) => operation,
-            (Err(error), _) => return self.refuse(OpCode::Create2, path, error.into(), decode),
-            (_, Err(reason)) => {
-                let error = Error::InvalidArgument {
-                    path: path.to_owned(),
-                    reason,
-                };
-                return self.refuse(OpCode::Create2, path, error, decode);
-            }
-        };
-        let size = FRAME_OVERHEAD + path.len() + data.len();
-        let frame = request::encode(operation, size, |out| {
-            options.encode(&self.chroot.apply(path), data, out);
-        });
-        self.enqueue(self.subject(operation, path), frame, None, decode)
-    }
-
-    /// Deletes a znode that has no children, if it has the version; `None` takes any.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoNode`]; [`Error::BadVersion`]; [`Error::NotEmpty`].
-    pub fn delete(&self, path: &str, version: impl Into<Option<i32>>) -> Reply<()> {
-        let version = version.into().unwrap_or(ANY_VERSION);
-        self.call(
-            OpCode::Delete,
-            path,
-            0,
-            |path, out| VersionRequest { path, version }.encode(out),
-            nothing,
-        )
-    }
-
-    /// The stat of a znode, or `None` if it does not exist.
-    pub fn exists(&self, path: &str) -> Reply<Option<Stat>> {
-        self.read(OpCode::Exists, path, |subject, answer, _| {
-            existing(subject, answer)
-        })
-    }
-
-    /// As [`exists`](Client::exists), and watches for the znode to be created, set or deleted.
-    pub fn exists_watched(&self, path: &str) -> Reply<(Option<Stat>, OneshotWatch)> {
-        let kind = WatchKind::Data { absent: false };
-        self.read_watched(OpCode::Exists, path, kind, |subject, answer, watch| {
-            Ok((existing(subject, answer)?, watched(watch)?))
-        })
-    }
-
-    /// The data and the stat of a znode. No data at all reads as empty data; see
-    /// [`get_data_or_null`](Client::get_data_or_null).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoNode`].
-    pub fn get_data(&self, path: &str) -> Reply<(Bytes, Stat)> {
-        self.read(OpCode::GetData, path, |subject, answer, _| {
-            let (data, stat) = data(subject, answer)?;
-            Ok((data.unwrap_or_default(), stat))
-        })
-    }
-
-    /// The data and the stat of a znode; `None` if it has no data, which is not the same as empty
-    /// data.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoNode`].
-    pub fn get_data_or_null(&self, path: &str) -> Reply<(Option<Bytes>, Stat)> {
-        self.read(OpCode::GetData, path, |subject, answer, _| {
-            data(subject, answer)
-        })
-    }
-
-    /// As [`get_data`](Client::get_data), and watches for the znode to be set or deleted.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoNode`]; there is no watch then, which
-    /// [`exists_watched`](Client::exists_watched) would leave.
-    pub fn get_data_watched(&self, path: &str) -> Reply<(Bytes, Stat, OneshotWatch)> {
-        let kind = WatchKind::Data { absent: false };
-        self.read_watched(OpCode::GetData, path, kind, |subject, answer, watch| {
-            let (data, stat) = data(subject, answer)?;
-            Ok((data.unwrap_or_default(), stat, watched(watch)?))
-        })
-    }
-
-    /// Replaces the data of a znode, if it has the version; `None` takes any. Answers the new stat.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoNode`]; [`Error::BadVersion`]; [`Error::QuotaExceeded`].
-    pub fn set_data<'a>(
-        &self,
-        path: &str,
-        data: impl Into<Data<'a>>,
-        version: impl Into<Option<i32>>,
-    ) -> Reply<Stat> {
-        let version = version.into().unwrap_or(ANY_VERSION);
-        let data = data.into();
-        self.call(
-            OpCode::SetData,
-            path,
-            data.len(),
-            |path, out| {
-                let data = data.as_slice();
-                SetDataRequest {
-                    path,
-                    data,
-                    version,
-                }
-                .encode(out);
-            },
-            stat,
-        )
-    }
-
-    /// The ACL and the stat of a znode.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoNode`].
-    pub fn get_acl(&self, path: &str) -> Reply<(Vec<Acl<'static>>, Stat)> {
-        self.call(
-            OpCode::GetAcl,
-            path,
-            0,
-            |path, out| PathRecord { path }.encode(out),
-            |subject, answer, _| {
-                let found: GetAclResponse<'_> = subject.decode(answer)?;
-                let acl = found.acl.into_iter().map(Acl::into_owned).collect();
-                Ok((acl, found.stat))
-            },
-        )
-    }
-
-    /// Replaces the ACL of a znode, if its `aversion` is `version`; `None` takes any. Answers the
-    /// new stat.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoNode`]; [`Error::BadVersion`]; [`Error::InvalidAcl`].
-    pub fn set_acl(
-        &self,
-        path: &str,
-        acl: &[Acl<'_>],
-        version: impl Into<Option<i32>>,
-    ) -> Reply<Stat> {
-        let version = version.into().unwrap_or(ANY_VERSION);
-        self.call(
-            OpCode::SetAcl,
-            path,
-            0,
-            |path, out| {
-                path.encode(out);
-                encode_acl(acl, out);
-                version.encode(out);
-            },
-            stat,
-        )
-    }
-
-    /// The names of the children, in no order.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoNode`].
-    pub fn get_children(&self, path: &str) -> Reply<Vec<String>> {
-        self.read(OpCode::GetChildren, path, |subject, answer, _| {
-            let found: GetChildrenResponse<'_> = subject.decode(answer)?;
-            Ok(owned(found.children))
-        })
-    }
-
-    /// The names of the children, in no order, and the stat of the parent.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoNode`].
-    pub fn get_children_and_stat(&self, path: &str) -> Reply<(Vec<String>, Stat)> {
-        self.read(OpCode::GetChildren2, path, |subject, answer, _| {
-            children(subject, answer)
-        })
-    }
-
-    /// As [`get_children_and_stat`](Client::get_children_and_stat), and watches for a child to be
-    /// created or deleted, or the znode itself to be deleted.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoNode`].
-    pub fn get_children_watched(&self, path: &str) -> Reply<(Vec<String>, Stat, OneshotWatch)> {
-        let kind = WatchKind::Children;
-        self.read_watched(
-            OpCode::GetChildren2,
-            path,
-            kind,
-            |subject, answer, watch| {
-                let (names, stat) = children(subject, answer)?;
-                Ok((names, stat, watched(watch)?))
-            },
-        )
-    }
-
-    /// The number of all descendants of a znode.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoNode`].
-    pub fn get_all_children_number(&self, path: &str) -> Reply<u32> {
-        self.call(
-            OpCode::GetAllChildrenNumber,
-            path,
-            0,
-            |path, out| PathRecord { path }.encode(out),
-            |subject, answer, _| {
-                let found: GetAllChildrenNumberResponse = subject.decode(answer)?;
-                Ok(u32::try_from(found.total).unwrap_or(0))
-            },
-        )
-    }
-
-    /// The paths of this session's ephemeral znodes that begin with `prefix`, in no order. The
-    /// prefix is text, not a parent: `/a` finds `/a/x` and `/ab`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidPath`] if the prefix does not begin with `/`.
-    pub fn get_ephemerals(&self, prefix: &str) -> Reply<Vec<String>> {
-        let decode: Decoder<Vec<String>> = |subject, answer, _| {
-            let found: GetEphemeralsResponse<'_> = subject.decode(answer)?;
-            let inside = found.paths.into_iter();
-            Ok(inside
-                .filter_map(|path| subject.chroot.strip(path))
-                .map(str::to_owned)
-                .collect())
-        };
-        if !prefix.starts_with('/') {
-            let path = prefix.to_owned();
-            let error = PathError::Relative { path }.into();
-            return self.refuse(OpCode::GetEphemerals, prefix, error, decode);
-        }
-        self.call_unchecked(
-            OpCode::GetEphemerals,
-            prefix,
-            0,
-            |path, out| PathRecord { path }.encode(out),
-            None,
-            decode,
-        )
-    }
-
-    /// Waits until the server that this client is connected to has caught up with the leader, so
-    /// that a read that is issued behind sees every write that was acknowledged before.
-    pub fn sync(&self, path: &str) -> Reply<()> {
-        self.call(
-            OpCode::Sync,
-            path,
-            0,
-            |path, out| PathRecord { path }.encode(out),
-            nothing,
-        )
-    }
-
-    /// Several writes that happen all together or not at all.
-    pub fn transaction(&self) -> Transaction {
-        Transaction::new(self.clone())
-    }
-
-    /// Several reads in one request.
-    pub fn multi_read(&self) -> MultiRead {
-        MultiRead::new(self.clone())
-    }
-
-    /// Watches a znode, which need not exist: all its events and those of its list of children,
-    /// until the stream is dropped.
-    pub fn watch(&self, path: &str) -> Reply<PersistentWatch> {
-        self.add_watch(path, WatchKind::Persistent, AddWatchMode::Persistent)
-    }
-
-    /// Watches a znode, which need not exist, and all its descendants: creations, changes of data
-    /// and deletions, until the stream is dropped.
-    pub fn watch_recursive(&self, path: &str) -> Reply<PersistentWatch> {
-        self.add_watch(
-            path,
-            WatchKind::PersistentRecursive,
-            AddWatchMode::PersistentRecursive,
-        )
-    }
-
-    /// Adds a credential to the session: this connection and every later one presents it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::AuthFailed`] if the server refuses it, which ends the session's handle. A lost
-    /// connection is no error: the next one answers.
-    pub fn add_auth(&self, scheme: impl Into<String>, data: impl Into<Vec<u8>>) -> Reply<()> {
-        let credential = Credential {
-            scheme: scheme.into(),
-            data: data.into(),
-        };
-        let subject = self.subject(OpCode::Auth, "");
-        let (respond, receiver) = oneshot::channel();
-        match self.submit(Command::Auth(credential, respond), "") {
-            Ok(()) => Reply::waiting(receiver, subject, None, nothing),
-            Err(error) => Reply::refused(error, subject, nothing),
-        }
-    }
-
-    /// The identities of this connection, in no order.
-    pub fn who_am_i(&self) -> Reply<Vec<Identity>> {
-        let frame = request::encode(OpCode::WhoAmI, FRAME_OVERHEAD, |_| {});
-        let subject = self.subject(OpCode::WhoAmI, "");
-        self.enqueue(subject, frame, None, |subject, answer, _| {
-            let found: WhoAmIResponse<'_> = subject.decode(answer)?;
-            let identities = found.infos.into_iter().map(|info| Identity {
-                scheme: info.scheme.to_owned(),
-                user: info.user.to_owned(),
-            });
-            Ok(identities.collect())
-        })
-    }
-
-    /// The description of the ensemble, from `/zookeeper/config` outside of any chroot. Empty on
-    /// standalone servers.
-    pub fn get_config(&self) -> Reply<(Bytes, Stat)> {
-        self.at_root().get_data(CONFIG_PATH)
-    }
-
-    /// As [`get_config`](Client::get_config), and watches for a change.
-    pub fn get_config_watched(&self) -> Reply<(Bytes, Stat, OneshotWatch)> {
-        self.at_root().get_data_watched(CONFIG_PATH)
-    }
-}
-
-/// One of the identities under which servers know a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The scheme, such as `ip` or `digest`.
-    pub scheme: String,
-    /// The user, without any secret.
-    pub user: String,
-}
-
 /// From methods to the queue.
 impl Client {
     /// A handle without a chroot.
-    fn at_root(&self) -> Client {
+    pub(crate) fn at_root(&self) -> Client {
         Client {
             shared: Arc::clone(&self.shared),
             chroot: Chroot::default(),
@@ -693,6 +308,12 @@ impl Client {
         self.chroot.apply(path)
     }
 
+    /// A watch on the server's `path`, for a request that will leave it.
+    pub(crate) fn subscription(&self, path: &str) -> Subscription {
+        Subscription::new(path, self.chroot.clone(), self.shared.control.clone())
+    }
+
+    /// What the replies to an operation are about.
     pub(crate) fn subject(&self, operation: OpCode, path: &str) -> Subject {
         Subject {
             operation,
@@ -700,105 +321,6 @@ impl Client {
             chroot: self.chroot.clone(),
             status: Arc::clone(&self.shared.status),
         }
-    }
-
-    fn refuse<T>(
-        &self,
-        operation: OpCode,
-        path: &str,
-        error: Error,
-        decode: Decoder<T>,
-    ) -> Reply<T> {
-        Reply::refused(error, self.subject(operation, path), decode)
-    }
-
-    /// Queues an operation on a path; `extra` is the size of the request besides the path.
-    fn call<T>(
-        &self,
-        operation: OpCode,
-        path: &str,
-        extra: usize,
-        body: impl FnOnce(&str, &mut Vec<u8>),
-        decode: Decoder<T>,
-    ) -> Reply<T> {
-        match path::validate(path) {
-            Ok(()) => self.call_unchecked(operation, path, extra, body, None, decode),
-            Err(error) => self.refuse(operation, path, error.into(), decode),
-        }
-    }
-
-    fn call_unchecked<T>(
-        &self,
-        operation: OpCode,
-        path: &str,
-        extra: usize,
-        body: impl FnOnce(&str, &mut Vec<u8>),
-        watch: Option<WatchKind>,
-        decode: Decoder<T>,
-    ) -> Reply<T> {
-        let server_path = self.server_path(operation, path);
-        let size = FRAME_OVERHEAD + server_path.len() + extra;
-        let frame = request::encode(operation, size, |out| body(&server_path, out));
-        let watch = watch.map(|kind| {
-            let control = self.shared.control.clone();
-            let subscription = Subscription::new(&server_path, self.chroot.clone(), control);
-            (kind, subscription)
-        });
-        self.enqueue(self.subject(operation, path), frame, watch, decode)
-    }
-
-    fn read<T>(&self, operation: OpCode, path: &str, decode: Decoder<T>) -> Reply<T> {
-        self.call(
-            operation,
-            path,
-            0,
-            |path, out| WatchedRequest { path, watch: false }.encode(out),
-            decode,
-        )
-    }
-
-    fn read_watched<T>(
-        &self,
-        operation: OpCode,
-        path: &str,
-        kind: WatchKind,
-        decode: Decoder<T>,
-    ) -> Reply<T> {
-        if let Err(error) = path::validate(path) {
-            return self.refuse(operation, path, error.into(), decode);
-        }
-        self.call_unchecked(
-            operation,
-            path,
-            0,
-            |path, out| WatchedRequest { path, watch: true }.encode(out),
-            Some(kind),
-            decode,
-        )
-    }
-
-    fn add_watch(&self, path: &str, kind: WatchKind, mode: AddWatchMode) -> Reply<PersistentWatch> {
-        let decode: Decoder<PersistentWatch> = |subject, answer, watch| match watch {
-            // Servers before 3.9 say that a znode does not exist, and watch it nevertheless.
-            Some(watch) if matches!(answer.code, ErrorCode::OK | ErrorCode::NO_NODE) => {
-                Ok(PersistentWatch::new(watch))
-            }
-            _ => Err(subject.error(answer.code)),
-        };
-        if let Err(error) = path::validate(path) {
-            return self.refuse(OpCode::AddWatch, path, error.into(), decode);
-        }
-        self.call_unchecked(
-            OpCode::AddWatch,
-            path,
-            0,
-            |path, out| {
-                let kind = mode.number();
-                WatchRecord { path, kind }.encode(out);
-            },
-            Some(kind),
-            decode,
-        )
     }
 
     /// Queues a request.
@@ -810,7 +332,7 @@ impl Client {
         decode: Decoder<T>,
     ) -> Reply<T> {
         let max = self.shared.max_frame;
-        let size = frame.len() - quorate_proto::frame::LENGTH_SIZE;
+        let size = frame.len() - LENGTH_SIZE;
         if size > max {
             let path = subject.path.clone();
             return Reply::refused(Error::TooLarge { path, size, max }, subject, decode);
@@ -827,7 +349,10 @@ impl Client {
         }
     }
 
-    fn submit(&self, command: Command, path: &str) -> Result<(), Error> {
+    pub(crate) fn submit(&self, command: Command, path: &str) -> Result<(), Error> {
+        if self.shared.leaving.load(Ordering::Relaxed) {
+            return Err(self.shared.status.end());
+        }
         let sent = self.shared.commands.try_send(command);
         sent.map_err(|error| match error {
             TrySendError::Full(_) => Error::QueueFull {
@@ -847,44 +372,4 @@ impl fmt::Debug for Client {
             .field("chroot", &self.chroot())
             .finish()
     }
-}
-
-fn nothing(subject: &Subject, answer: &Answer, _: Option<Subscription>) -> Result<(), Error> {
-    answer
-        .code
-        .into_result()
-        .map_err(|code| subject.error(code))
-}
-
-fn stat(subject: &Subject, answer: &Answer, _: Option<Subscription>) -> Result<Stat, Error> {
-    subject.decode(answer).map(|found: StatResponse| found.stat)
-}
-
-fn existing(subject: &Subject, answer: &Answer) -> Result<Option<Stat>, Error> {
-    if answer.code == ErrorCode::NO_NODE {
-        return Ok(None);
-    }
-    let found: StatResponse = subject.decode(answer)?;
-    Ok(Some(found.stat))
-}
-
-/// The data as part of the answer, without a copy.
-fn data(subject: &Subject, answer: &Answer) -> Result<(Option<Bytes>, Stat), Error> {
-    let found: GetDataResponse<'_> = subject.decode(answer)?;
-    let data = found.data.map(|data| answer.body.slice_ref(data));
-    Ok((data, found.stat))
-}
-
-fn children(subject: &Subject, answer: &Answer) -> Result<(Vec<String>, Stat), Error> {
-    let found: GetChildren2Response<'_> = subject.decode(answer)?;
-    Ok((owned(found.children), found.stat))
-}
-
-fn owned(names: Vec<&str>) -> Vec<String> {
-    names.into_iter().map(str::to_owned).collect()
-}
-
-/// The watch that came with a request.
-fn watched(subscription: Option<Subscription>) -> Result<OneshotWatch, Error> {
-    subscription.map(OneshotWatch::new).ok_or(Error::Closed)
 }

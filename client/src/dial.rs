@@ -64,7 +64,7 @@ pub(crate) async fn dial(server: &Server, attach: &Attach) -> Result<Attached, R
 }
 
 /// Tries every address that the name has now, in random order.
-async fn open(server: &Server) -> io::Result<TcpStream> {
+pub(crate) async fn open(server: &Server) -> io::Result<TcpStream> {
     let mut addresses: Vec<_> = lookup_host((server.host.as_str(), server.port))
         .await?
         .collect();

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use quorate_proto::{ErrorCode, OpCode};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
@@ -17,6 +18,7 @@ use crate::connect_string::Server;
 use crate::connection::{Connection, Received};
 use crate::dial::{Attach, Attached, Refused, dial};
 use crate::error::Error;
+use crate::probe::{self, Found};
 use crate::reconnect::{Decision, History, Rhythm, decide};
 use crate::registry::{Registry, Removal};
 use crate::request::{Answer, Failure, Request};
@@ -99,6 +101,9 @@ pub(crate) struct Driver {
     last: Option<usize>,
     failures: u32,
     last_heard: Option<Instant>,
+    /// Looks for a server that writes, while connected to one that does not.
+    search: Option<BoxFuture<'static, Found>>,
+    search_pause: Duration,
     farewell: Farewell,
 }
 
@@ -153,6 +158,8 @@ impl Driver {
             negotiated: settings.timeout,
             last: None,
             failures: 0,
+            search: None,
+            search_pause: probe::FIRST_PAUSE,
             farewell: Farewell::default(),
         }
     }
@@ -274,6 +281,13 @@ impl Driver {
         }
         self.negotiated = attached.timeout;
         self.failures = 0;
+        if attached.read_only {
+            let next = self.last.map_or(0, |last| last + 1);
+            let search = probe::find_writer(self.servers.clone(), next, self.search_pause);
+            self.search = Some(Box::pin(search));
+        } else {
+            self.search_pause = probe::FIRST_PAUSE;
+        }
         let mut connection = Connection::new(attached.wire, Rhythm::new(attached.timeout));
         for (position, identity) in self.identities.iter().enumerate() {
             connection.send_auth(position, &identity.credential);
@@ -320,6 +334,9 @@ impl Driver {
                 written?;
                 moved = true;
             }
+            if let Some(error) = self.poll_search(cx) {
+                return Poll::Ready(Err(error));
+            }
             if self.farewell.begun == Some(Leave::Detach)
                 && self.commands.is_empty()
                 && connection.is_idle()
@@ -363,6 +380,17 @@ impl Driver {
             }
         }
         moved
+    }
+
+    /// Leaves a read-only server once there is a better one, which is then tried first.
+    fn poll_search(&mut self, cx: &mut Context<'_>) -> Option<io::Error> {
+        let Poll::Ready(found) = self.search.as_mut()?.as_mut().poll(cx) else {
+            return None;
+        };
+        self.search_pause = found.pause;
+        let servers = self.servers.len();
+        self.last = Some((found.server + servers - 1) % servers);
+        Some(io::Error::other("a server that writes was found"))
     }
 
     /// Does what the handles ask for out of order; answers what to remove on the server.
@@ -414,6 +442,7 @@ impl Driver {
         if self.farewell.begun.is_none() {
             self.status.set_state(State::Disconnected);
         }
+        self.search = None;
         self.registry.disconnected();
         connection.fail();
         for _ in 0..self.commands.len() {

@@ -1,0 +1,50 @@
+//! Looking for a server that writes while connected to a read-only one (spec: client behaviour,
+//! section 8).
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
+
+use crate::connect_string::Server;
+use crate::dial::open;
+
+/// The pause before the first server is asked; it doubles with every further one.
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// No answer worth reading is longer.
+const LONGEST_ANSWER: u64 = 1024;
+
+/// A server that may write.
+pub(crate) struct Found {
+    /// Its position in the list.
+    pub(crate) server: usize,
+    /// The pause to begin with if it does not write after all.
+    pub(crate) pause: Duration,
+}
+
+/// Asks one server after the other, from the position `next` on, until one does not say that it
+/// only reads.
+pub(crate) async fn find_writer(servers: Vec<Server>, next: usize, mut pause: Duration) -> Found {
+    let mut server = next % servers.len();
+    loop {
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        if let Ok(Ok(true)) = timeout(PATIENCE, may_write(&servers[server])).await {
+            return Found { server, pause };
+        }
+        server = (server + 1) % servers.len();
+    }
+}
+
+/// Servers that do not answer this question, for it has to be allowed to them, may well write.
+async fn may_write(server: &Server) -> io::Result<bool> {
+    let mut stream = open(server).await?;
+    stream.write_all(b"isro").await?;
+    let mut answer = Vec::new();
+    stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await?;
+    Ok(!answer.is_empty() && answer != b"ro" && answer != b"null")
+}
