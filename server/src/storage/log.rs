@@ -509,16 +509,14 @@ fn is_whole(record: &[u8]) -> bool {
 /// Anything else is damage, and so are these two: records follow that are whole while no sector is
 /// missing in front of them, and a record that is whole but for its length.
 fn judge(rest: &[u8], offset: u64) -> Ending {
-    let size = Head::read(rest)
-        .and_then(Head::record_size)
-        .unwrap_or(usize::MAX);
+    let size = Head::read(rest).and_then(Head::record_size);
     let intact = (1..rest.len()).find(|at| begins_whole(&rest[*at..]));
     let written = rest
         .iter()
         .rposition(|b| *b != 0)
         .map_or(0, |last| last + 1);
     let broken = &rest[..intact.unwrap_or(written)];
-    if misses_sector(broken, offset) {
+    if misses_sector(broken, size.unwrap_or(HEAD_SIZE), offset) {
         return Ending::Torn;
     }
     if let Some(intact) = intact {
@@ -530,7 +528,7 @@ fn judge(rest: &[u8], offset: u64) -> Ending {
     if is_whole(broken) {
         return Ending::Damaged("its length is wrong".to_owned());
     }
-    if size > broken.len() {
+    if size.is_none_or(|size| size > broken.len()) {
         return Ending::Torn;
     }
     Ending::Damaged("its checksum or end byte is wrong".to_owned())
@@ -546,16 +544,20 @@ fn begins_whole(bytes: &[u8]) -> bool {
         .is_some_and(is_whole)
 }
 
-/// Is some sector of `broken`, which begins at `offset` of the file, all zeros up to its end?
-fn misses_sector(broken: &[u8], offset: u64) -> bool {
+/// Is a sector of the first `size` bytes of `broken`, which begins at `offset` of the file, all
+/// zeros up to its end?
+fn misses_sector(broken: &[u8], size: usize, offset: u64) -> bool {
     /// The upper half of a checksum is zero anyway.
     const LEAST: usize = 5;
-    let first = SECTOR - (offset % SECTOR as u64) as usize;
-    let (first, rest) = broken.split_at(first.min(broken.len()));
-    let is_missing = |sector: &[u8]| sector.iter().all(|b| *b == 0);
-    let first_is_complete = (offset + first.len() as u64).is_multiple_of(SECTOR as u64);
-    (first_is_complete && first.len() >= LEAST && is_missing(first))
-        || rest.chunks_exact(SECTOR).any(is_missing)
+    let mut start = 0;
+    let mut end = SECTOR - (offset % SECTOR as u64) as usize;
+    while let Some(sector) = broken.get(start..end).filter(|_| start < size) {
+        if sector.len() >= LEAST && sector.iter().all(|b| *b == 0) {
+            return true;
+        }
+        (start, end) = (end, end + SECTOR);
+    }
+    false
 }
 
 /// The newest file of a log that was read to its end.

@@ -15,9 +15,9 @@ use super::disk::{LatchedDisk, directory};
 use super::error::StorageError;
 use super::files::{self, FileKind};
 use super::log::{LogReader, Record};
-use super::snapshot::{self, Head, Progress, Source, Tail};
+use super::snapshot::{self, StillTree, Tail};
 use super::{Dirs, Options};
-use crate::tree::{DIGEST_VERSION, Loader, NodeWalk, Tree};
+use crate::tree::{DIGEST_VERSION, Loader, Tree};
 
 /// Below `dataLogDir`: allows a server to begin a new database where that is otherwise forbidden.
 const INITIALIZE: &str = "initialize";
@@ -371,50 +371,6 @@ impl DigestCheck {
                 logged
             }
             DigestCheck::From(..) | DigestCheck::Unknown => None,
-        }
-    }
-}
-
-/// A tree that nobody changes, as the source of a snapshot.
-struct StillTree<'a> {
-    tree: &'a Tree,
-    walk: NodeWalk,
-}
-
-impl<'a> StillTree<'a> {
-    fn new(tree: &'a Tree) -> Self {
-        StillTree {
-            tree,
-            walk: NodeWalk::new(tree),
-        }
-    }
-}
-
-impl Source for StillTree<'_> {
-    fn head(&mut self) -> Head {
-        let acls = self.tree.stored_acls();
-        Head {
-            zxid: self.tree.last_zxid(),
-            sessions: self.tree.sessions().collect(),
-            acls: acls
-                .map(|(key, list)| (key, list.encoded().to_vec()))
-                .collect(),
-        }
-    }
-
-    fn nodes(&mut self, out: &mut Vec<u8>) -> Progress {
-        if self.walk.encode_next(self.tree, 64 << 10, out) {
-            Progress::More
-        } else {
-            Progress::Done
-        }
-    }
-
-    fn tail(&mut self) -> Tail {
-        let zxid = self.tree.last_zxid();
-        Tail {
-            digest: Some((zxid, self.tree.digest())),
-            last_zxid: Some(zxid),
         }
     }
 }

@@ -18,6 +18,7 @@ use super::disk::{LatchedDisk, LatchedFile};
 use super::error::StorageError;
 use super::files;
 use super::snappy::{SnappyReader, SnappyWriter};
+use crate::tree::{Loader, NodeWalk, Tree};
 
 const MAGIC: [u8; 4] = *b"ZKSN";
 const VERSION: i32 = 2;
@@ -115,6 +116,52 @@ pub fn encode_node(
     data.encode(out);
     acl_key.encode(out);
     stat.encode(out);
+}
+
+/// A tree that nobody changes, as a source.
+#[derive(Debug)]
+pub struct StillTree<'a> {
+    tree: &'a Tree,
+    walk: NodeWalk,
+}
+
+impl<'a> StillTree<'a> {
+    /// Takes a snapshot of `tree`.
+    pub fn new(tree: &'a Tree) -> Self {
+        StillTree {
+            tree,
+            walk: NodeWalk::new(tree),
+        }
+    }
+}
+
+impl Source for StillTree<'_> {
+    fn head(&mut self) -> Head {
+        let acls = self.tree.stored_acls();
+        Head {
+            zxid: self.tree.last_zxid(),
+            sessions: self.tree.sessions().collect(),
+            acls: acls
+                .map(|(key, list)| (key, list.encoded().to_vec()))
+                .collect(),
+        }
+    }
+
+    fn nodes(&mut self, out: &mut Vec<u8>) -> Progress {
+        if self.walk.encode_next(self.tree, BLOCK, out) {
+            Progress::More
+        } else {
+            Progress::Done
+        }
+    }
+
+    fn tail(&mut self) -> Tail {
+        let zxid = self.tree.last_zxid();
+        Tail {
+            digest: Some((zxid, self.tree.digest())),
+            last_zxid: Some(zxid),
+        }
+    }
 }
 
 /// A snapshot that was written.
@@ -396,7 +443,7 @@ impl Visitor for () {
     }
 }
 
-impl Visitor for crate::tree::Loader {
+impl Visitor for Loader {
     fn session(&mut self, id: i64, timeout: i32) {
         self.session(id, timeout);
     }

@@ -6,5 +6,9 @@
     reason = "the helpers of a test fail it like the test itself"
 )]
 
+mod cases;
+mod crash;
+mod damage;
 mod fixtures;
+mod golden;
 mod support;
