@@ -18,6 +18,7 @@ pub mod xid {
 
 records! {
     /// In front of every request.
+    #[derive(Copy)]
     pub struct RequestHeader {
         /// Chosen by the client, repeated in the reply.
         xid: i32,
@@ -26,6 +27,7 @@ records! {
     }
 
     /// In front of every reply and watch event.
+    #[derive(Copy)]
     pub struct ReplyHeader {
         /// The request's xid, or one of [`xid`].
         xid: i32,

@@ -120,31 +120,36 @@ impl Connection {
         self.knows_read_only.store(true, Ordering::Relaxed);
     }
 
-    /// Adds the answer to a request that went through the committer.
-    pub(crate) fn answer(&self, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Adds the answer to a request that went through the committer. True if the connection has to
+    /// be [woken](Connection::wake): once for all that is added until then.
+    #[must_use]
+    pub(crate) fn answer(&self, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut outbox = self.outbox.lock();
         write(&mut outbox.bytes);
         outbox.answers += 1;
-        self.fill(outbox);
+        self.fill(outbox)
     }
 
-    /// Adds a watch event.
-    pub(crate) fn notify(&self, frame: &[u8]) {
+    /// Adds a watch event. True if the connection has to be [woken](Connection::wake).
+    #[must_use]
+    pub(crate) fn notify(&self, frame: &[u8]) -> bool {
         let mut outbox = self.outbox.lock();
         outbox.bytes.extend_from_slice(frame);
-        self.fill(outbox);
+        self.fill(outbox)
     }
 
-    fn fill(&self, mut outbox: parking_lot::MutexGuard<'_, Outbox>) {
+    fn fill(&self, mut outbox: parking_lot::MutexGuard<'_, Outbox>) -> bool {
         if outbox.bytes.len() > OUTBOX_LIMIT && !outbox.closed {
             tracing::warn!(address = %self.address, "closing a client that does not read");
             outbox.closed = true;
             outbox.bytes = Vec::new();
         }
-        drop(outbox);
-        if !self.filled.swap(true, Ordering::AcqRel) {
-            self.wake.notify_one();
-        }
+        !self.filled.swap(true, Ordering::AcqRel)
+    }
+
+    /// Lets the connection's task look into the outbox.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
     }
 
     /// Closes the connection once everything in the outbox is sent.

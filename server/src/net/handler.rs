@@ -74,7 +74,7 @@ pub(super) async fn serve(service: Arc<Service>, connection: Arc<Connection>, st
         Ok(()) => tracing::debug!(%address, "connection closed"),
         Err(Fault::Io(error)) => tracing::debug!(%address, %error, "connection lost"),
         Err(fault) => {
-            tracing::warn!(%address, error = %fault, "connection closed: its client misbehaves")
+            tracing::warn!(%address, error = %fault, "connection closed: its client misbehaves");
         }
     }
 }

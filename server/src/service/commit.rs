@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use quorate_proto::jute::{Decode, Encode};
 use quorate_proto::{
-    ConnectResponse, Create2Response, CreateResponse, ErrorCode, EventType, MultiResponse,
+    ConnectResponse, Create2Response, CreateResponse, ErrorCode, EventType, Id, MultiResponse,
     MultiResult, OpCode, Perms, ReplyHeader, StatResponse, Txn, TxnEntry, WatcherEvent, frame, xid,
 };
 
@@ -27,8 +27,10 @@ pub(crate) struct Committer {
     service: Arc<Service>,
     log: LogWriter,
     snapshots: Snapshots,
-    /// Replies and requests are encoded here.
+    /// Replies and events are encoded here.
     scratch: Vec<u8>,
+    /// Connections whose outbox was empty before the current hold of the tree's lock.
+    filled: Vec<Arc<Connection>>,
 }
 
 impl Committer {
@@ -38,6 +40,7 @@ impl Committer {
             log,
             snapshots,
             scratch: Vec::new(),
+            filled: Vec::new(),
         }
     }
 
@@ -101,18 +104,8 @@ impl Committer {
                         ids,
                         origin,
                     } => {
-                        self.scratch.clear();
-                        let request = local::Request {
-                            connection: &origin.connection,
-                            ids,
-                            xid: origin.xid,
-                            op: *op,
-                            body: &batch.bodies[body.clone()],
-                        };
-                        local::answer(&service, &tree, &request, &mut self.scratch);
-                        origin
-                            .connection
-                            .answer(|out| out.extend_from_slice(&self.scratch));
+                        let body = &batch.bodies[body.clone()];
+                        self.answer_local(&tree, *op, ids, body, origin);
                     }
                     Work::Refused { err, origin } => {
                         let zxid = tree.last_zxid();
@@ -121,15 +114,49 @@ impl Committer {
                             zxid,
                             err: *err,
                         };
-                        origin
-                            .connection
-                            .answer(|out| frame::write(out, |out| header.encode(out)));
+                        self.answer(origin, |out| frame::write(out, |out| header.encode(out)));
                     }
                 }
             }
+            drop(tree);
+            // Woken one by one they would all want the lock that is held here.
+            self.filled
+                .drain(..)
+                .for_each(|connection| connection.wake());
         }
         self.count_answers(batch);
         Ok(())
+    }
+
+    fn answer(&mut self, origin: &Origin, write: impl FnOnce(&mut Vec<u8>)) {
+        if origin.connection.answer(write) {
+            self.filled.push(Arc::clone(&origin.connection));
+        }
+    }
+
+    fn answer_local(
+        &mut self,
+        tree: &Tree,
+        op: OpCode,
+        ids: &[Id<'static>],
+        body: &[u8],
+        origin: &Origin,
+    ) {
+        let connection = &origin.connection;
+        let request = local::Request {
+            connection,
+            ids,
+            xid: origin.xid,
+            op,
+            body,
+        };
+        // Not straight into the outbox: answering may need the lock of the watches, which comes
+        // before that of an outbox.
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        local::answer(&self.service, tree, &request, &mut scratch);
+        self.answer(origin, |out| out.extend_from_slice(&scratch));
+        self.scratch = scratch;
     }
 
     fn apply_txn(
@@ -146,14 +173,13 @@ impl Committer {
                 watches: &mut watches,
                 zxid: entry.header.zxid,
                 frame: &mut self.scratch,
+                filled: &mut self.filled,
             };
             tree.apply(&entry.header, &entry.txn, &mut dispatcher)
         };
         self.check_digest(tree, &entry);
         if let Some(origin) = origin {
-            origin
-                .connection
-                .answer(|out| reply(out, &entry, op, &applied, origin));
+            self.answer(origin, |out| reply(out, &entry, op, &applied, origin));
         }
         if matches!(entry.txn, Txn::CloseSession(_)) {
             self.service
@@ -203,6 +229,7 @@ struct Dispatcher<'a> {
     zxid: i64,
     /// The event's frame: encoded once for all who hear of it.
     frame: &'a mut Vec<u8>,
+    filled: &'a mut Vec<Arc<Connection>>,
 }
 
 impl Observer for Dispatcher<'_> {
@@ -213,8 +240,9 @@ impl Observer for Dispatcher<'_> {
             if self.frame.is_empty() {
                 encode_event(self.frame, self.zxid, event, path);
             }
-            if public || acl.permits(Perms::READ, &connection.ids()) {
-                connection.notify(self.frame);
+            let permitted = public || acl.permits(Perms::READ, &connection.ids());
+            if permitted && connection.notify(self.frame) {
+                self.filled.push(Arc::clone(connection));
             }
         });
     }
