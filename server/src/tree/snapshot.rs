@@ -3,7 +3,7 @@
 
 use hashbrown::HashMap;
 use quorate_proto::jute::Encode;
-use quorate_proto::{Acl, PersistedStat, path};
+use quorate_proto::{Acl, Perms, PersistedStat, path};
 use thiserror::Error;
 
 use super::quota::{self, QuotaNode};
@@ -86,14 +86,6 @@ pub enum LoadError {
         /// The znode.
         path: String,
     },
-    /// A znode that names an ACL which the snapshot does not hold.
-    #[error("znode {path:?} names ACL {key}, which the snapshot does not hold")]
-    NoAcl {
-        /// The znode.
-        path: String,
-        /// Key of the ACL.
-        key: i64,
-    },
     /// A znode that came before.
     #[error("znode {path:?} comes twice")]
     Twice {
@@ -149,10 +141,12 @@ impl Loader {
     ) -> Result<(), LoadError> {
         let acl = match acl_key {
             -1 => AclId::OPEN,
-            key => *self.acls.get(&key).ok_or_else(|| LoadError::NoAcl {
-                path: path.to_owned(),
-                key,
-            })?,
+            // A list that was made while the snapshot was taken may be missing. The transaction
+            // that set it is replayed; nobody is let in by mistake until then.
+            key => *self.acls.entry(key).or_insert_with(|| {
+                let nobody = Acl::world(Perms(0));
+                self.tree.acls.acquire(Some(&[nobody]))
+            }),
         };
         self.tree.acls.retain(acl);
         if path.is_empty() {
