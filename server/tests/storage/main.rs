@@ -10,5 +10,6 @@ mod cases;
 mod crash;
 mod damage;
 mod fixtures;
+mod fuzzy;
 mod golden;
 mod support;

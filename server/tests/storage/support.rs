@@ -82,7 +82,7 @@ pub(crate) fn apply_next(tree: &mut Tree) -> Vec<u8> {
             data: Some(&data),
             acl: None,
             ephemeral: false,
-            parent_cversion: -1,
+            parent_cversion: tree.get("/").unwrap().persisted().cversion + 1,
         })
     } else {
         Txn::SetData(SetDataTxn {
