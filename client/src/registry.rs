@@ -75,8 +75,7 @@ impl Registry {
         slot.pending = slot.pending.saturating_sub(1);
         if registered {
             slot.on_server = true;
-            // Nobody but the request holds the mailbox of a watch whose user has gone.
-            if Arc::strong_count(mailbox) > 1 {
+            if !mailbox.is_abandoned() {
                 slot.watchers.push(Watcher {
                     mailbox: Arc::clone(mailbox),
                     absent: matches!(kind, WatchKind::Data { absent: true }),
@@ -304,5 +303,284 @@ impl<'a> Chunks<'a> {
         }
         let last = self.done.len() - 1;
         &mut self.done[last]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashSet, VecDeque};
+
+    use futures::FutureExt;
+    use proptest::prelude::*;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::chroot::Chroot;
+    use crate::driver::Control;
+    use crate::watch::{OneshotWatch, Subscription};
+
+    #[test]
+    fn requests_to_set_watches_again_are_bounded_and_complete() {
+        let mut registry = Registry::default();
+        let (control, _drops) = mpsc::unbounded_channel();
+        let mut held = Vec::new();
+        for i in 0..10_000 {
+            for kind in WatchKind::ALL {
+                let path = format!("/some/path/of/usual/length/{i}");
+                let watch = Subscription::new(&path, Chroot::default(), control.clone());
+                registry.expect(kind, &path);
+                assert_eq!(registry.settle(kind, watch.mailbox(), true), None);
+                held.push(watch);
+            }
+        }
+        registry.disconnected();
+        let mut paths = 0;
+        for request in registry.set_again(5) {
+            assert_eq!(request.relative_zxid, 5);
+            let lists = [
+                &request.data,
+                &request.exist,
+                &request.child,
+                &request.persistent,
+                &request.persistent_recursive,
+            ];
+            let bytes: usize = lists.iter().flat_map(|l| l.iter()).map(|p| p.len()).sum();
+            assert!(bytes <= SET_WATCHES_BYTES);
+            paths += lists.iter().map(|list| list.len()).sum::<usize>();
+        }
+        assert_eq!(paths, 4 * 10_000);
+    }
+
+    #[test]
+    fn a_path_that_is_longer_than_a_request_gets_one_of_its_own() {
+        let mut chunks = Chunks::new(0);
+        let long = "x".repeat(2 * SET_WATCHES_BYTES);
+        for path in ["/a", &long, "/b"] {
+            chunks.next(path);
+        }
+        assert_eq!(chunks.done.len(), 3);
+    }
+
+    /// The client's registry, a server, and the two queues between them.
+    struct World {
+        registry: Registry,
+        to_server: VecDeque<ToServer>,
+        to_client: VecDeque<ToClient>,
+        /// What the server has.
+        server: HashSet<(WatcherType, Box<str>)>,
+        /// What users hold, asked for or set, until it fires.
+        held: Vec<(WatchKind, OneshotWatch)>,
+        control: mpsc::UnboundedSender<Control>,
+        drops: mpsc::UnboundedReceiver<Control>,
+    }
+
+    enum ToServer {
+        Watch(WatchKind, Arc<Mailbox>, bool),
+        Remove(Removal),
+    }
+
+    enum ToClient {
+        Reply(WatchKind, Arc<Mailbox>, bool),
+        Event(EventType, Box<str>),
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Ask {
+            kind: usize,
+            path: &'static str,
+            succeeds: bool,
+        },
+        Drop(prop::sample::Index),
+        TellTask,
+        ServerReads,
+        ClientReads,
+        Change(&'static str),
+        Reconnect,
+    }
+
+    const PATHS: [&str; 2] = ["/a", "/b"];
+
+    fn step() -> impl Strategy<Value = Step> {
+        let path = prop::sample::select(&PATHS[..]);
+        prop_oneof![
+            3 => (0..4usize, path.clone(), prop::bool::weighted(0.7)).prop_map(
+                |(kind, path, succeeds)| Step::Ask { kind, path, succeeds }
+            ),
+            2 => any::<prop::sample::Index>().prop_map(Step::Drop),
+            2 => Just(Step::TellTask),
+            4 => Just(Step::ServerReads),
+            4 => Just(Step::ClientReads),
+            1 => path.prop_map(Step::Change),
+            1 => Just(Step::Reconnect),
+        ]
+    }
+
+    impl World {
+        fn new() -> Self {
+            let (control, drops) = mpsc::unbounded_channel();
+            World {
+                registry: Registry::default(),
+                to_server: VecDeque::new(),
+                to_client: VecDeque::new(),
+                server: HashSet::new(),
+                held: Vec::new(),
+                control,
+                drops,
+            }
+        }
+
+        fn take(&mut self, step: &Step) {
+            match step {
+                Step::Ask {
+                    kind,
+                    path,
+                    succeeds,
+                } => {
+                    let kind = WatchKind::ALL[*kind];
+                    let watch = Subscription::new(path, Chroot::default(), self.control.clone());
+                    let mailbox = Arc::clone(watch.mailbox());
+                    self.registry.expect(kind, path);
+                    self.to_server
+                        .push_back(ToServer::Watch(kind, mailbox, *succeeds));
+                    self.held.push((kind, OneshotWatch::new(watch)));
+                }
+                Step::Drop(index) => {
+                    if !self.held.is_empty() {
+                        drop(self.held.swap_remove(index.index(self.held.len())));
+                    }
+                }
+                Step::TellTask => {
+                    while let Ok(Control::DropWatch(mailbox)) = self.drops.try_recv() {
+                        let removal = self.registry.release(&mailbox);
+                        self.to_server.extend(removal.map(ToServer::Remove));
+                    }
+                }
+                Step::ServerReads => self.server_reads(),
+                Step::ClientReads => self.client_reads(),
+                Step::Change(path) => self.change(path),
+                Step::Reconnect => self.reconnect(),
+            }
+        }
+
+        fn server_reads(&mut self) {
+            match self.to_server.pop_front() {
+                Some(ToServer::Watch(kind, mailbox, succeeds)) => {
+                    if succeeds {
+                        let key = (kind.watcher_type(), mailbox.path.clone());
+                        self.server.insert(key);
+                    }
+                    self.to_client
+                        .push_back(ToClient::Reply(kind, mailbox, succeeds));
+                }
+                Some(ToServer::Remove(removal)) => {
+                    self.server.remove(&(removal.kind, removal.path));
+                }
+                None => {}
+            }
+        }
+
+        fn client_reads(&mut self) {
+            match self.to_client.pop_front() {
+                Some(ToClient::Reply(kind, mailbox, succeeded)) => {
+                    let removal = self.registry.settle(kind, &mailbox, succeeded);
+                    self.to_server.extend(removal.map(ToServer::Remove));
+                    if !succeeded {
+                        self.held
+                            .retain(|(_, watch)| !Arc::ptr_eq(watch.mailbox(), &mailbox));
+                    }
+                }
+                Some(ToClient::Event(event, path)) => {
+                    self.registry.dispatch(event, &path, None);
+                    for i in (0..self.held.len()).rev() {
+                        let (kind, watch) = &mut self.held[i];
+                        let one_shot = matches!(kind, WatchKind::Data { .. } | WatchKind::Children);
+                        if one_shot && watch.now_or_never().is_some() {
+                            drop(self.held.swap_remove(i));
+                        }
+                    }
+                }
+                None => {}
+            }
+        }
+
+        /// Deletes a znode, which concerns watches of all kinds.
+        fn change(&mut self, path: &'static str) {
+            if self.server.iter().any(|(_, watched)| &**watched == path) {
+                let event = ToClient::Event(EventType::NodeDeleted, path.into());
+                self.to_client.push_back(event);
+            }
+            for kind in [WatcherType::Data, WatcherType::Children] {
+                self.server.remove(&(kind, path.into()));
+            }
+        }
+
+        fn reconnect(&mut self) {
+            // Requests under way fail, and with them the watches they would have left.
+            let mut failed = Vec::new();
+            for message in self.to_server.drain(..) {
+                if let ToServer::Watch(_, mailbox, _) = message {
+                    failed.push(mailbox);
+                }
+            }
+            for message in self.to_client.drain(..) {
+                if let ToClient::Reply(_, mailbox, _) = message {
+                    failed.push(mailbox);
+                }
+            }
+            self.held
+                .retain(|(_, watch)| !failed.iter().any(|m| Arc::ptr_eq(watch.mailbox(), m)));
+            drop(failed);
+            self.registry.disconnected();
+            self.take(&Step::TellTask);
+            self.to_server.clear();
+            self.server.clear();
+            for request in self.registry.set_again(0) {
+                let lists = [
+                    (WatcherType::Data, &request.data),
+                    (WatcherType::Data, &request.exist),
+                    (WatcherType::Children, &request.child),
+                    (WatcherType::Persistent, &request.persistent),
+                    (
+                        WatcherType::PersistentRecursive,
+                        &request.persistent_recursive,
+                    ),
+                ];
+                for (kind, paths) in lists {
+                    let keys = paths.iter().map(|path| (kind, Box::from(*path)));
+                    self.server.extend(keys);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order, in the end the server has exactly the watches that
+        /// somebody still holds: none is lost, and none is left behind.
+        #[test]
+        fn the_server_has_what_users_hold(steps in prop::collection::vec(step(), 0..80)) {
+            let mut world = World::new();
+            for step in &steps {
+                world.take(step);
+            }
+            while !(world.to_server.is_empty()
+                && world.to_client.is_empty()
+                && world.drops.is_empty())
+            {
+                world.take(&Step::TellTask);
+                world.take(&Step::ServerReads);
+                world.take(&Step::ClientReads);
+            }
+            let wanted: HashSet<_> = world
+                .held
+                .iter()
+                .map(|(kind, watch)| (kind.watcher_type(), watch.mailbox().path.clone()))
+                .collect();
+            prop_assert_eq!(&world.server, &wanted);
+            for path in PATHS {
+                let watched = wanted.iter().any(|(_, watched)| &**watched == path);
+                prop_assert_eq!(!world.registry.is_unwatched(path), watched);
+            }
+        }
     }
 }

@@ -79,6 +79,8 @@ struct Inner {
     end: Option<Error>,
     /// The reader has seen the last event.
     finished: bool,
+    /// The reader has gone.
+    abandoned: bool,
     waker: Option<Waker>,
 }
 
@@ -120,6 +122,11 @@ impl Mailbox {
         let mut inner = self.inner.lock();
         inner.end.get_or_insert(error);
         inner.wake();
+    }
+
+    /// Does nobody wait for events any more?
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.inner.lock().abandoned
     }
 
     fn poll(&self, cx: &Context<'_>) -> Poll<Option<Result<WatchedEvent, Error>>> {
@@ -185,7 +192,9 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if !self.mailbox.inner.lock().finished {
+        let mut inner = self.mailbox.inner.lock();
+        inner.abandoned = true;
+        if !inner.finished {
             // The task is gone when this fails, and the watch with it.
             let _ = self
                 .control
@@ -212,6 +221,11 @@ impl OneshotWatch {
     /// The znode that is watched.
     pub fn path(&self) -> &str {
         self.0.path()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.0.mailbox
     }
 }
 
