@@ -9,6 +9,7 @@ use quorate_proto::{
     Acl, ConnectRequest, ConnectResponse, CreateRequest, ErrorCode, EventType, OpCode, Perms,
     ReplyHeader, RequestHeader, WatcherEvent, frame, xid,
 };
+use socket2::SockRef;
 
 /// How long [`RawClient`] waits for an answer unless it is told otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -156,6 +157,13 @@ impl RawClient {
     /// Says that nothing more will be sent; answers can still be read.
     pub fn finish(&self) {
         let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// Makes the connection end with a reset when this client is dropped.
+    pub fn reset_on_drop(&self) {
+        SockRef::from(&self.stream)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
     }
 
     /// The next frame; `None` at the end of the connection.
