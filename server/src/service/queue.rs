@@ -162,7 +162,7 @@ impl Queue {
 
     /// True if the committer has to be woken; it is, then.
     pub(super) fn wants_committer(&mut self) -> bool {
-        std::mem::take(&mut self.idle) && !self.batch.work.is_empty()
+        !self.batch.work.is_empty() && std::mem::take(&mut self.idle)
     }
 
     pub(super) fn stop(&mut self) {
