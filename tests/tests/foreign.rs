@@ -243,13 +243,23 @@ fn shell_transcript(output: &[String], errors: &[String]) -> Vec<String> {
     let lines = output.iter().filter(|line| !line.trim().is_empty());
     let (events, results): (Vec<_>, Vec<_>) =
         lines.partition(|line| line.starts_with("WATCHER::") || line.starts_with("WatchedEvent"));
+    let mut results: Vec<String> = results.into_iter().map(|line| masked(line)).collect();
+    // Servers name identities in any order.
+    for identities in results.chunk_by_mut(|a, b| is_identity(a) && is_identity(b)) {
+        identities.sort_unstable();
+    }
     let mut transcript = vec!["== results".to_owned()];
-    transcript.extend(results.into_iter().map(|line| masked(line)));
+    transcript.extend(results);
     transcript.push("== events".to_owned());
     transcript.extend(events.into_iter().cloned());
     transcript.push("== errors".to_owned());
     transcript.extend(errors.iter().cloned());
     transcript
+}
+
+/// A line of the answer to `whoami`.
+fn is_identity(line: &str) -> bool {
+    line.starts_with("ip: ") || line.starts_with("digest: ")
 }
 
 /// Takes out of a line of the shell what no two servers share.
