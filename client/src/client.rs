@@ -130,6 +130,14 @@ impl Client {
         })
     }
 
+    /// A handle of the same session without a chroot, which sees the tree as servers know it.
+    pub fn at_root(&self) -> Client {
+        Client {
+            shared: Arc::clone(&self.shared),
+            chroot: Chroot::default(),
+        }
+    }
+
     /// How the client stands with the ensemble right now.
     pub fn state(&self) -> State {
         self.shared.status.state()
@@ -292,14 +300,6 @@ impl Client {
 
 /// From methods to the queue.
 impl Client {
-    /// A handle without a chroot.
-    pub(crate) fn at_root(&self) -> Client {
-        Client {
-            shared: Arc::clone(&self.shared),
-            chroot: Chroot::default(),
-        }
-    }
-
     /// The path as the server knows it. The root cannot be deleted, also not if it is a chroot's.
     pub(crate) fn server_path<'p>(&self, operation: OpCode, path: &'p str) -> Cow<'p, str> {
         if operation == OpCode::Delete && path == "/" {

@@ -49,7 +49,7 @@ pub use builder::ClientBuilder;
 pub use client::Client;
 pub use create::{CreateOptions, Created, Data, OPEN_ACL};
 pub use error::{Error, Outcome};
-pub use operations::Identity;
+pub use operations::{Identity, Membership};
 pub use quorate_proto::{Acl, CreateMode, ErrorCode, Id, OpCode, Perms, Stat, path};
 pub use request::Reply;
 pub use retry::RetryPolicy;

@@ -6,8 +6,8 @@ use quorate_proto::path::{self, PathError};
 use quorate_proto::{
     Acl, AddWatchMode, Create2Response, ErrorCode, GetAclResponse, GetAllChildrenNumberResponse,
     GetChildren2Response, GetChildrenResponse, GetDataResponse, GetEphemeralsResponse, OpCode,
-    PathRecord, SetDataRequest, Stat, StatResponse, VersionRequest, WatchRequest as WatchRecord,
-    WatchedRequest, WhoAmIResponse,
+    PathRecord, ReconfigRequest, SetDataRequest, Stat, StatResponse, VersionRequest,
+    WatchRequest as WatchRecord, WatchedRequest, WhoAmIResponse,
 };
 use tokio::sync::oneshot;
 
@@ -390,6 +390,58 @@ impl Client {
     pub fn get_config_watched(&self) -> Reply<(Bytes, Stat, OneshotWatch)> {
         self.at_root().get_data_watched(CONFIG_PATH)
     }
+
+    /// Changes the membership of the ensemble, and answers its new description as
+    /// [`get_config`](Client::get_config) does. With a `version`, the one that the description
+    /// states, only if that is still the current one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadVersion`]; [`Error::NoAuth`], since by default none but `super` may;
+    /// [`Error::Server`] with `RECONFIG_DISABLED`, `RECONFIG_IN_PROGRESS`, `NEW_CONFIG_NO_QUORUM`,
+    /// `BAD_ARGUMENTS`, or `UNIMPLEMENTED` on a standalone server.
+    pub fn reconfig(
+        &self,
+        change: Membership<'_>,
+        version: impl Into<Option<i64>>,
+    ) -> Reply<(Bytes, Stat)> {
+        let (joining, leaving, new_members) = match change {
+            Membership::Change { joining, leaving } => (joining, leaving, None),
+            Membership::Replace(members) => (None, None, Some(members)),
+        };
+        let config_id = version.into().unwrap_or(i64::from(ANY_VERSION));
+        let size = [joining, leaving, new_members].map(|text| text.map_or(0, str::len));
+        let size = FRAME_OVERHEAD + size.iter().sum::<usize>();
+        let frame = request::encode(OpCode::Reconfig, size, |out| {
+            ReconfigRequest {
+                joining,
+                leaving,
+                new_members,
+                config_id,
+            }
+            .encode(out);
+        });
+        let subject = self.at_root().subject(OpCode::Reconfig, CONFIG_PATH);
+        self.enqueue(subject, frame, None, |subject, answer, _| {
+            let (data, stat) = data(subject, answer)?;
+            Ok((data.unwrap_or_default(), stat))
+        })
+    }
+}
+
+/// What [`Client::reconfig`] does to the membership of an ensemble. Servers are written as in
+/// `zoo.cfg`, `server.3=host:2888:3888:participant;2181`, and separated by commas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Membership<'a> {
+    /// Servers come and go.
+    Change {
+        /// Servers to add, or to change.
+        joining: Option<&'a str>,
+        /// Ids of servers to remove, separated by commas.
+        leaving: Option<&'a str>,
+    },
+    /// These are the servers.
+    Replace(&'a str),
 }
 
 /// One of the identities under which servers know a connection.
