@@ -35,6 +35,9 @@ pub enum ServerError {
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(#[source] std::io::Error),
+    /// The thread that writes has panicked, which is a fault of this program.
+    #[error("the thread that writes has panicked; the log of this server says where")]
+    Panicked,
     /// An ensemble is configured.
     #[error("{servers} voting servers are configured, and this version runs a single server only")]
     Ensemble {

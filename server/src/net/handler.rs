@@ -32,6 +32,9 @@ const READ_SIZE: usize = 256 << 10;
 const OUTPUT_LIMIT: usize = 1 << 20;
 /// Buffers up to this size are kept while a connection is idle.
 const KEPT_CAPACITY: usize = 16 << 10;
+/// Requests of one connection that wait behind its writes at most: their answers, which may be
+/// large, all come at once.
+const WAITING_LIMIT: usize = 64;
 /// Turns of one connection before others get theirs.
 const TURNS: usize = 32;
 
@@ -90,6 +93,8 @@ struct Handler {
     sent: usize,
     /// Requests in the committer's hands.
     in_flight: usize,
+    /// Requests without a transaction among them, counted since there were none at all.
+    waiting: usize,
     /// No more requests are taken; the connection ends when everything is sent.
     closing: bool,
     /// The client sends no more.
@@ -107,6 +112,7 @@ impl Handler {
             output: Vec::new(),
             sent: 0,
             in_flight: 0,
+            waiting: 0,
             closing: false,
             ended: false,
             fault: None,
@@ -330,16 +336,26 @@ impl Handler {
             self.closing = true;
             self.in_flight = 0;
         }
+        if self.in_flight == 0 {
+            self.waiting = 0;
+        }
     }
 
-    /// May more requests be taken? Not while the server is full and owes this client an answer
-    /// anyway, nor while the client does not read its answers.
+    /// May more requests be taken? Not while the client does not read its answers.
     fn wants_input(&self) -> bool {
+        !self.closing && !self.ended && self.has_room_for_answers() && self.may_enqueue(0)
+    }
+
+    fn has_room_for_answers(&self) -> bool {
+        self.output.len() - self.sent < OUTPUT_LIMIT
+    }
+
+    /// May one more request go to the committer, where `queued` are not counted yet? Not while the
+    /// server is full and owes this client an answer anyway.
+    fn may_enqueue(&self, queued: usize) -> bool {
         let limit = i64::from(self.service.config.global_outstanding_limit);
-        !self.closing
-            && !self.ended
-            && self.output.len() - self.sent < OUTPUT_LIMIT
-            && (self.in_flight == 0 || self.service.stats.outstanding.load(Relaxed) < limit)
+        let outstanding = self.service.stats.outstanding.load(Relaxed) + queued as i64;
+        self.in_flight == 0 || (outstanding < limit && self.waiting < WAITING_LIMIT)
     }
 
     fn send(&mut self) -> Result<bool, Fault> {
@@ -415,7 +431,7 @@ impl Handler {
         if self.in_flight == 0 {
             self.answer_reads(&mut frames);
         }
-        if !self.closing && frames.at < input.len() {
+        if !self.closing && frames.at < input.len() && self.has_room_for_answers() {
             self.enqueue(&mut frames);
         }
         let count = self.connection.stats.received.load(Relaxed) - requests;
@@ -435,13 +451,12 @@ impl Handler {
         let mut tree: Option<parking_lot::RwLockReadGuard<'_, Tree>> = None;
         let mut ids = None;
         let mut answered = 0;
-        while self.output.len() - self.sent < OUTPUT_LIMIT {
+        while self.has_room_for_answers() {
             let before = frames.at;
             let Some((header, body)) = self.next_request(frames) else {
                 break;
             };
-            let Ok(op) = OpCode::try_from(header.op) else {
-                self.refuse(header);
+            let Some(op) = self.check_op(header) else {
                 break;
             };
             if op == OpCode::Auth || op == OpCode::Sasl {
@@ -503,12 +518,11 @@ impl Handler {
         let session = self.connection.session().map_or(0, |session| session.id());
         service.enqueue(|queue, tree| {
             let mut ids = self.connection.ids();
-            while !self.closing {
+            while !self.closing && self.may_enqueue(self.in_flight - before) {
                 let Some((header, body)) = self.next_request(frames) else {
                     break;
                 };
-                let Ok(op) = OpCode::try_from(header.op) else {
-                    self.refuse(header);
+                let Some(op) = self.check_op(header) else {
                     break;
                 };
                 if op == OpCode::Auth || op == OpCode::Sasl {
@@ -540,7 +554,10 @@ impl Handler {
     ) {
         let origin = self.origin(requester.cxid);
         match op {
-            _ if local::is_local(op) => queue.push_local(op, body, Arc::clone(ids), origin),
+            _ if local::is_local(op) => {
+                queue.push_local(op, body, Arc::clone(ids), origin);
+                self.waiting += 1;
+            }
             OpCode::CloseSession => {
                 self.service.sessions.lock().remove(requester.session);
                 queue.push_close(tree, requester, origin);
@@ -557,7 +574,7 @@ impl Handler {
             | OpCode::Multi
             | OpCode::Reconfig => queue.push_write(tree, requester, op, body, origin),
             _ => {
-                return self.refuse(RequestHeader {
+                return self.refuse_op(RequestHeader {
                     xid: requester.cxid,
                     op: op.number(),
                 });
@@ -633,15 +650,49 @@ impl Handler {
         }
     }
 
-    /// An opcode that clients may not send.
-    fn refuse(&mut self, header: RequestHeader) {
-        let reply = ReplyHeader {
+    /// What the request asks for, unless that is refused out of hand.
+    fn check_op(&mut self, header: RequestHeader) -> Option<OpCode> {
+        let Ok(op) = OpCode::try_from(header.op) else {
+            self.refuse_op(header);
+            return None;
+        };
+        let config = &self.service.config;
+        let authenticates = matches!(op, OpCode::Auth | OpCode::Sasl);
+        if config.enforce_auth_enabled
+            && !authenticates
+            && !self.connection.ids().iter().any(|id| {
+                config
+                    .enforce_auth_schemes
+                    .iter()
+                    .any(|scheme| *scheme == id.scheme)
+            })
+        {
+            let err = ErrorCode::SESSION_CLOSED_REQUIRE_SASL_AUTH;
+            self.refuse(ReplyHeader {
+                xid: header.xid,
+                zxid: 0,
+                err,
+            });
+            self.close(Fault::Protocol(
+                "no credential of a scheme that is required",
+            ));
+            return None;
+        }
+        Some(op)
+    }
+
+    fn refuse_op(&mut self, header: RequestHeader) {
+        let err = ErrorCode::UNIMPLEMENTED;
+        self.refuse(ReplyHeader {
             xid: header.xid,
             zxid: -1,
-            err: ErrorCode::UNIMPLEMENTED,
-        };
-        frame::write(&mut self.output, |out| reply.encode(out));
+            err,
+        });
         self.close(Fault::Opcode(header.op));
+    }
+
+    fn refuse(&mut self, reply: ReplyHeader) {
+        frame::write(&mut self.output, |out| reply.encode(out));
     }
 
     fn close(&mut self, fault: Fault) {

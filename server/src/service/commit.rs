@@ -33,6 +33,18 @@ pub(crate) struct Committer {
     filled: Vec<Arc<Connection>>,
 }
 
+/// Says that the server is over, even if the committer panics.
+struct End {
+    service: Arc<Service>,
+    cause: Option<ServerError>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.service.stopped(self.cause.take());
+    }
+}
+
 impl Committer {
     pub(crate) fn new(service: Arc<Service>, log: LogWriter, snapshots: Snapshots) -> Self {
         Committer {
@@ -46,12 +58,15 @@ impl Committer {
 
     /// Works until the service stops, or until the disk fails: then nothing more is answered.
     pub(crate) fn run(mut self) {
-        let cause = self.work().err();
-        if let Some(cause) = &cause {
+        let mut end = End {
+            service: Arc::clone(&self.service),
+            cause: Some(ServerError::Panicked),
+        };
+        end.cause = self.work().err();
+        if let Some(cause) = &end.cause {
             tracing::error!(error = %cause, "the server stops, because it can no longer write");
         }
         self.snapshots.wait();
-        self.service.stopped(cause);
     }
 
     fn work(&mut self) -> Result<(), ServerError> {
