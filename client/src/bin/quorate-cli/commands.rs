@@ -83,8 +83,14 @@ pub(crate) fn overview() -> String {
             }
         }
     }
-    out
+    out + "\n" + RULES
 }
+
+/// What holds for all of them.
+const RULES: &str = "\
+Flags may stand anywhere behind the name; behind -- there are none. Words with blanks go into
+'single' or \"double\" quotes. `help COMMAND` explains the flags.
+";
 
 /// Columns for the commands in front of what they do.
 const FORM_WIDTH: usize = 40;

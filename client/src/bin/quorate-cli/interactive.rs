@@ -8,7 +8,7 @@ use std::{env, fs};
 use quorate_proto::path;
 use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
-use rustyline::{Config, Context, Editor, Helper, Highlighter, Hinter, Validator};
+use rustyline::{CompletionType, Config, Context, Editor, Helper, Highlighter, Hinter, Validator};
 use tokio::runtime::{Handle, Runtime};
 use tokio::time::timeout;
 
@@ -24,6 +24,7 @@ pub(crate) fn run(shell: &mut Shell, runtime: &Runtime) -> Result<(), ReadlineEr
     let config = Config::builder()
         .max_history_size(KEPT_LINES)?
         .history_ignore_space(true)
+        .completion_type(CompletionType::List)
         .build();
     let mut editor = Editor::with_config(config)?;
     editor.set_helper(Some(Assistant {
@@ -44,8 +45,10 @@ pub(crate) fn run(shell: &mut Shell, runtime: &Runtime) -> Result<(), ReadlineEr
     while !shell.quit {
         match editor.readline(&prompt(shell)) {
             Ok(line) => {
-                editor.add_history_entry(line.as_str())?;
-                runtime.block_on(shell.run_line(&line))?;
+                if !holds_a_secret(&line) {
+                    editor.add_history_entry(line.as_str())?;
+                }
+                runtime.block_on(run_line(shell, &line))?;
             }
             // Gives up the line, as in every shell.
             Err(ReadlineError::Interrupted) => {}
@@ -57,6 +60,23 @@ pub(crate) fn run(shell: &mut Shell, runtime: &Runtime) -> Result<(), ReadlineEr
         keep(&mut editor, file)?;
     }
     Ok(())
+}
+
+/// Runs a line, unless the user gives it up. What it has asked of the server by then may happen
+/// nevertheless.
+async fn run_line(shell: &mut Shell, line: &str) -> io::Result<()> {
+    tokio::select! {
+        result = shell.run_line(line) => result,
+        interrupt = tokio::signal::ctrl_c() => {
+            eprintln!("interrupted");
+            interrupt
+        }
+    }
+}
+
+/// Credentials stay out of the file.
+fn holds_a_secret(line: &str) -> bool {
+    line.trim_start().starts_with("addauth")
 }
 
 fn prompt(shell: &Shell) -> String {
@@ -84,7 +104,7 @@ fn keep(
     if let Some(dir) = file.parent() {
         fs::create_dir_all(dir)?;
     }
-    editor.save_history(file).map_err(io::Error::other)
+    editor.append_history(file).map_err(io::Error::other)
 }
 
 /// Completes commands, flags and paths.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use quorate_client::{Client, Error, State, path};
+use quorate_client::{Client, Error, ErrorCode, State, path};
 use serde_json::{Value, json};
 use thiserror::Error as ThisError;
 use tokio::time::timeout;
@@ -147,7 +147,23 @@ fn explain(command: &str, error: &Error) -> String {
             "Acl is not valid : {path} (`auth` needs a credential, which `addauth` adds; \
              `digest` needs user:hash)"
         ),
+        Error::Server { code, .. } => match server_setting(command, *code) {
+            Some(setting) => format!("{error} (it needs {setting} on the servers)"),
+            None => error.to_string(),
+        },
+        error if error.is_session_over() => {
+            format!("{error} (`connect` opens a new session)")
+        }
         error => error.to_string(),
+    }
+}
+
+/// The setting without which servers refuse a command.
+fn server_setting(command: &str, code: ErrorCode) -> Option<&'static str> {
+    match (command, code) {
+        ("create", ErrorCode::UNIMPLEMENTED) => Some("extendedTypesEnabled=true"),
+        ("reconfig", ErrorCode::RECONFIG_DISABLED) => Some("reconfigEnabled=true"),
+        _ => None,
     }
 }
 
@@ -221,14 +237,25 @@ impl Shell {
     ///
     /// If no server answers within the session timeout, or `close` has closed it.
     pub(crate) async fn client(&mut self) -> Result<Client, Failure> {
-        if let Some(client) = self.link.get() {
-            return Ok(client);
+        let client = match self.link.get() {
+            Some(client) => client,
+            None if self.closed => return Err(Failure::NotConnected),
+            None => {
+                let client = self.builder().connect(&self.settings.servers).await?;
+                self.adopt(client.clone());
+                client
+            }
+        };
+        let within = self.settings.session_timeout;
+        match timeout(within, client.connected()).await {
+            Ok(connected) => connected?,
+            Err(_) => {
+                return Err(Failure::Refused(format!(
+                    "no server of {} has answered for {within:?}; `connect HOST:PORT` tries others",
+                    self.settings.servers
+                )));
+            }
         }
-        if self.closed {
-            return Err(Failure::NotConnected);
-        }
-        let client = self.builder().connect(&self.settings.servers).await?;
-        self.adopt(client.clone());
         Ok(client)
     }
 
