@@ -145,11 +145,45 @@ struct Children {
     ids: Vec<NodeId>,
 }
 
+/// Path and data of a znode, in one piece of memory: there are many znodes, and most are small.
+#[derive(Debug)]
+struct Body {
+    bytes: Box<[u8]>,
+    /// Where the path ends; the topmost bit says that there is data behind it, if only an empty one.
+    layout: u32,
+}
+
+impl Body {
+    const HAS_DATA: u32 = 1 << 31;
+
+    fn new(path: &str, data: Option<&[u8]>) -> Self {
+        let bytes = [path.as_bytes(), data.unwrap_or_default()].concat().into();
+        let has_data = if data.is_some() { Self::HAS_DATA } else { 0 };
+        Body {
+            bytes,
+            layout: path.len() as u32 | has_data,
+        }
+    }
+
+    fn split(&self) -> (&[u8], &[u8]) {
+        self.bytes
+            .split_at((self.layout & !Self::HAS_DATA) as usize)
+    }
+
+    fn path(&self) -> &str {
+        // It was text when it came in; checking that again costs less than a second allocation.
+        std::str::from_utf8(self.split().0).unwrap_or_default()
+    }
+
+    fn data(&self) -> Option<&[u8]> {
+        (self.layout & Self::HAS_DATA != 0).then(|| self.split().1)
+    }
+}
+
 /// A znode.
 #[derive(Debug)]
 pub struct Node {
-    path: Box<str>,
-    data: Option<Box<[u8]>>,
+    body: Body,
     children: Option<Box<Children>>,
     pub(super) stat: PersistedStat,
     pub(super) acl: AclId,
@@ -162,20 +196,23 @@ pub struct Node {
 impl Node {
     /// The full path.
     pub fn path(&self) -> &str {
-        &self.path
+        self.body.path()
     }
 
     /// The data; null and empty are different.
     pub fn data(&self) -> Option<&[u8]> {
-        self.data.as_deref()
+        self.body.data()
     }
 
     /// Replaces the data.
     pub(super) fn set_data(&mut self, data: Option<&[u8]>) {
-        // A buffer of the right length is used again: most values keep their size.
-        match (&mut self.data, data) {
-            (Some(old), Some(new)) if old.len() == new.len() => old.copy_from_slice(new),
-            (slot, new) => *slot = new.map(Box::from),
+        // Memory of the right length is used again: most values keep their size.
+        let path_len = self.body.split().0.len();
+        match (self.body.data(), data) {
+            (Some(old), Some(new)) if old.len() == new.len() => {
+                self.body.bytes[path_len..].copy_from_slice(new);
+            }
+            _ => self.body = Body::new(self.body.path(), data),
         }
     }
 
@@ -218,7 +255,7 @@ impl Node {
 
     /// What the znode adds to the digest of the tree.
     pub(super) fn digest(&self) -> u64 {
-        self.digest.with_stat(&self.path, &self.stat)
+        self.digest.with_stat(self.path(), &self.stat)
     }
 }
 
@@ -260,6 +297,10 @@ impl Nodes {
         self.len
     }
 
+    fn hash(&self, path: &[u8]) -> u64 {
+        self.hasher.hash_one(path)
+    }
+
     /// The znode in a place that may have been freed or taken by another since.
     pub(crate) fn at(&self, id: NodeId) -> Option<&Node> {
         match self
@@ -284,8 +325,11 @@ impl Nodes {
     }
 
     pub(crate) fn find(&self, path: &str) -> Option<NodeId> {
-        let hash = self.hasher.hash_one(path);
-        let same_path = |id: &NodeId| self.at(*id).is_some_and(|node| &*node.path == path);
+        let hash = self.hash(path.as_bytes());
+        let same_path = |id: &NodeId| {
+            self.at(*id)
+                .is_some_and(|node| node.body.split().0 == path.as_bytes())
+        };
         self.index[shard(hash)].find(hash, same_path).copied()
     }
 
@@ -324,8 +368,7 @@ impl Nodes {
             None => 0,
         };
         let node = Node {
-            path: path.into(),
-            data: data.map(Box::from),
+            body: Body::new(path, data),
             children: None,
             stat,
             acl,
@@ -334,11 +377,11 @@ impl Nodes {
             rank,
         };
         self.put(id, node);
-        let hash = self.hasher.hash_one(path);
+        let hash = self.hash(path.as_bytes());
         let (pieces, hasher) = (&self.pieces, &self.hasher);
         self.index[shard(hash)].insert_unique(hash, id, |id| {
             match &pieces[id.0 as usize / PIECE][id.0 as usize % PIECE] {
-                Slot::Taken(node) => hasher.hash_one(&*node.path),
+                Slot::Taken(node) => hasher.hash_one(node.body.split().0),
                 Slot::Free { .. } => 0,
             }
         });
@@ -389,7 +432,7 @@ impl Nodes {
         };
         self.free = Some(id);
         self.len -= 1;
-        let hash = self.hasher.hash_one(&*node.path);
+        let hash = self.hash(node.body.split().0);
         if let Ok(entry) = self.index[shard(hash)].find_entry(hash, |other| *other == id) {
             entry.remove();
         }
@@ -481,7 +524,7 @@ mod tests {
 
     #[test]
     fn a_node_is_small() {
-        assert!(size_of::<Slot>() <= 120, "{}", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 112, "{}", size_of::<Slot>());
     }
 
     #[test]
