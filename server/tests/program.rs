@@ -1,5 +1,10 @@
 //! The program `quorate-server`, driven as its users drive it.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "the helpers of a test fail it like the test itself"
+)]
+
 use std::{
     fs,
     io::{BufRead, BufReader},

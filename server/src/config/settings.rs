@@ -1,7 +1,7 @@
 //! The one table of settings: field, key, default, unit and meaning of each, from which the struct
 //! [`Config`], its defaults, the reader of `zoo.cfg` and the listing of keys are made.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tempfile::TempDir;
 
@@ -155,8 +155,8 @@ settings! {
     /// How long a connection may stay open without a session. Checked in steps of this time, so
     /// that it is closed after once to twice as long.
     "nio.sessionlessCnxnTimeout" Property MILLIS => sessionless_cnxn_timeout: Duration = Duration::from_millis(10_000);
-    /// Four-letter words that are answered; `*` for all.
-    "4lw.commands.whitelist" Property WORDS => four_letter_words: FourLetterWords = FourLetterWords::Only(BTreeSet::from(["srvr".to_owned()]));
+    /// Four-letter words that are answered beside `srvr`; `*` for all.
+    "4lw.commands.whitelist" Property WORDS => four_letter_words: FourLetterWords = FourLetterWords::from_list("");
 
     /// The unit of time: sessions expire, and the limits of an ensemble count, in ticks.
     "tickTime" File MILLIS => tick_time: Duration = Duration::from_millis(3000);

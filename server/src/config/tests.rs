@@ -189,7 +189,8 @@ fn pass_through_keys_need_no_prefix_and_may_have_one() {
     assert!(!config.force_sync);
     assert_eq!(config.container_max_per_minute, 5);
     assert!(config.four_letter_words.allows("mntr"));
-    assert!(!config.four_letter_words.allows("srvr"));
+    assert!(config.four_letter_words.allows("srvr"));
+    assert!(!config.four_letter_words.allows("stat"));
     assert!(config.skip_acl && config.enforce_quota);
 }
 

@@ -13,13 +13,14 @@ pub enum FourLetterWords {
 }
 
 impl FourLetterWords {
-    /// Reads the value of `4lw.commands.whitelist`: words separated by commas, or `*` among them for all.
+    /// Reads the value of `4lw.commands.whitelist`: words separated by commas, or `*` among them for
+    /// all. The word `srvr` is always answered, because `zkServer.sh status` and its like need it.
     ///
     /// ```
     /// use quorate_server::config::FourLetterWords;
     ///
     /// let words = FourLetterWords::from_list("ruok, stat");
-    /// assert!(words.allows("stat"));
+    /// assert!(words.allows("stat") && words.allows("srvr"));
     /// assert!(!words.allows("mntr"));
     /// assert!(FourLetterWords::from_list("*").allows("mntr"));
     /// ```
@@ -28,7 +29,7 @@ impl FourLetterWords {
             .split(',')
             .map(str::trim)
             .filter(|word| !word.is_empty());
-        let words: BTreeSet<String> = words.map(str::to_owned).collect();
+        let words: BTreeSet<String> = words.chain(["srvr"]).map(str::to_owned).collect();
         match words.contains("*") {
             true => FourLetterWords::All,
             false => FourLetterWords::Only(words),

@@ -51,9 +51,6 @@ fn mode(address: Option<IpAddr>, port: u16) -> Result<String, String> {
     let answer = ask(address, port, "srvr").map_err(|error| format!("port {port}: {error}"))?;
     match answer.lines().find(|line| line.starts_with("Mode: ")) {
         Some(mode) => Ok(mode.to_owned()),
-        None if answer.contains("not in the whitelist") => {
-            Err("The server does not answer srvr; add it to 4lw.commands.whitelist.".to_owned())
-        }
         None if answer.is_empty() => Err(format!("port {port}: closed without an answer")),
         None => Err(answer.trim().to_owned()),
     }

@@ -81,13 +81,12 @@ fn directory(key: &str, path: &Path, config: &Config, report: &mut Report) -> bo
         );
         return false;
     }
-    match existing == versioned {
-        true => report.ok(key, format!("{shown} can be read and written")),
-        false if path.exists() => {
-            report.ok(key, format!("{shown} is empty: a new server begins there"))
-        }
-        false => report.ok(key, format!("{shown} will be created")),
-    }
+    let state = match existing == versioned {
+        true => "can be read and written",
+        false if path.exists() => "is empty: a new server begins there",
+        false => "will be created",
+    };
+    report.ok(key, format!("{shown} {state}"));
     room(key, existing, config, report);
     true
 }

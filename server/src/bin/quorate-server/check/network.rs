@@ -48,7 +48,7 @@ pub(super) fn check(config: &Config, running: Option<u32>, report: &mut Report) 
                     );
                 }
                 Some(resolved) => {
-                    report.ok(&subject, format!("{} is {}", address.host, resolved.ip()))
+                    report.ok(&subject, format!("{} is {}", address.host, resolved.ip()));
                 }
             }
         }
