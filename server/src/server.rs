@@ -51,7 +51,7 @@ impl Server {
     ///
     /// # Errors
     /// Settings that cannot work, data that cannot be read, a port that cannot be opened.
-    pub async fn start(config: Config) -> Result<Server, ServerError> {
+    pub async fn start(mut config: Config) -> Result<Server, ServerError> {
         config.validate()?;
         if let Some(ensemble) = &config.ensemble {
             return Err(ServerError::Ensemble {
@@ -74,6 +74,8 @@ impl Server {
             }
             None => None,
         };
+        // Operators who ask for the configuration want the port that the system chose.
+        config.client_port = listener.as_ref().map(|(_, bound)| bound.port());
         let service = Arc::new(Service::new(config, recovered.tree));
         let seed = SystemTime::now()
             .duration_since(UNIX_EPOCH)

@@ -136,13 +136,18 @@ impl Handler {
             return Ok(Handshake::Over);
         }
         if let Some(word) = words::word(&self.input) {
-            let argument = if word == "stmk" && self.receive(12).await? {
-                &self.input[4..12]
+            self.connection.stats.received.fetch_add(1, Relaxed);
+            self.service.stats.received.fetch_add(1, Relaxed);
+            let words = &self.service.config.four_letter_words;
+            let end = frame::LENGTH_SIZE + words::argument_size(word, words);
+            let argument = if self.receive(end).await? {
+                &self.input[frame::LENGTH_SIZE..end]
             } else {
                 &[]
             };
             if let Some(text) = words::answer(word, argument, &self.service) {
                 self.output.extend_from_slice(text.as_bytes());
+                self.service.stats.sent.fetch_add(1, Relaxed);
             }
             return Ok(Handshake::Over);
         }
@@ -422,10 +427,10 @@ impl Handler {
 
     /// Takes the whole frames at the beginning of `input`, and answers how many bytes they were.
     fn take(&mut self, input: &[u8]) -> usize {
-        let requests = self.connection.stats.received.load(Relaxed);
         let mut frames = Frames {
             input,
             at: 0,
+            requests: 0,
             max: self.service.config.jute_max_buffer,
         };
         if self.in_flight == 0 {
@@ -434,9 +439,14 @@ impl Handler {
         if !self.closing && frames.at < input.len() && self.has_room_for_answers() {
             self.enqueue(&mut frames);
         }
-        let count = self.connection.stats.received.load(Relaxed) - requests;
-        if count > 0 {
-            self.service.stats.received.fetch_add(count, Relaxed);
+        if frames.requests > 0 {
+            let counters = [
+                &self.connection.stats.received,
+                &self.service.stats.received,
+            ];
+            for counter in counters {
+                counter.fetch_add(frames.requests, Relaxed);
+            }
             if let Some(session) = self.connection.session() {
                 session.touch(self.service.now());
             }
@@ -469,6 +479,7 @@ impl Handler {
             }
             if !local::is_local(op) || op == OpCode::Sync {
                 frames.at = before;
+                frames.requests -= 1;
                 break;
             }
             let tree = tree.get_or_insert_with(|| {
@@ -589,12 +600,7 @@ impl Handler {
             return None;
         }
         match frames.next_request() {
-            Ok(request) => {
-                if request.is_some() {
-                    self.connection.stats.received.fetch_add(1, Relaxed);
-                }
-                request
-            }
+            Ok(request) => request,
             Err(fault) => {
                 self.close(fault);
                 None
@@ -645,6 +651,9 @@ impl Handler {
                 SaslToken { token: None }.encode(out);
             }
         });
+        for counter in [&self.connection.stats.sent, &self.service.stats.sent] {
+            counter.fetch_add(1, Relaxed);
+        }
         if !proved {
             self.close(Fault::Protocol("authentication failed"));
         }
@@ -704,6 +713,8 @@ impl Handler {
 /// The frames of an input.
 struct Frames<'a> {
     input: &'a [u8],
+    /// Requests among the bytes in front of `at`.
+    requests: u64,
     /// Where the next one begins.
     at: usize,
     max: usize,
@@ -719,6 +730,7 @@ impl<'a> Frames<'a> {
         let header = reader
             .read()
             .map_err(|_| Fault::Protocol("a frame too short for a request"))?;
+        self.requests += 1;
         Ok(Some((header, reader.remaining())))
     }
 }

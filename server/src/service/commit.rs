@@ -9,9 +9,9 @@ use quorate_proto::{
     MultiResult, OpCode, Perms, ReplyHeader, StatResponse, Txn, TxnEntry, WatcherEvent, frame, xid,
 };
 
-use super::Service;
 use super::queue::{Batch, Origin, Work};
 use super::snapshot::Snapshots;
+use super::{Service, wall_clock};
 use crate::error::ServerError;
 use crate::net::{Connection, local};
 use crate::session::password;
@@ -218,6 +218,8 @@ impl Committer {
     fn count_answers(&self, batch: &Batch) {
         let stats = &self.service.stats;
         let now = self.service.now();
+        let (time, zxid) = (wall_clock(), self.service.tree().last_zxid());
+        let mut answered = 0;
         for work in &batch.work {
             let (Work::Txn {
                 origin: Some(origin),
@@ -230,8 +232,14 @@ impl Committer {
             };
             let millis = now.saturating_sub(origin.received);
             stats.latency.add(millis, 1);
-            origin.connection.stats.latency.add(millis, 1);
+            let of_connection = &origin.connection.stats;
+            of_connection.latency.add(millis, 1);
+            of_connection.sent.fetch_add(1, Relaxed);
+            of_connection.last_response.store(time, Relaxed);
+            of_connection.last_zxid.store(zxid, Relaxed);
+            answered += 1;
         }
+        stats.sent.fetch_add(answered, Relaxed);
         stats
             .outstanding
             .fetch_sub(batch.work.len() as i64, Relaxed);

@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-/// Smallest, largest and average of a latency in milliseconds.
+/// Last, smallest, largest and average of a latency in milliseconds.
 #[derive(Debug)]
 pub(crate) struct Latency {
+    last: AtomicU64,
     min: AtomicU64,
     max: AtomicU64,
     total: AtomicU64,
@@ -14,6 +15,7 @@ pub(crate) struct Latency {
 impl Default for Latency {
     fn default() -> Self {
         Latency {
+            last: AtomicU64::new(0),
             min: AtomicU64::new(u64::MAX),
             max: AtomicU64::new(0),
             total: AtomicU64::new(0),
@@ -25,6 +27,7 @@ impl Default for Latency {
 impl Latency {
     /// Adds `count` requests that took `millis` each.
     pub(crate) fn add(&self, millis: u64, count: u64) {
+        self.last.store(millis, Relaxed);
         if millis < self.min.load(Relaxed) {
             self.min.fetch_min(millis, Relaxed);
         }
@@ -35,6 +38,10 @@ impl Latency {
             self.total.fetch_add(millis * count, Relaxed);
         }
         self.count.fetch_add(count, Relaxed);
+    }
+
+    pub(crate) fn last(&self) -> u64 {
+        self.last.load(Relaxed)
     }
 
     pub(crate) fn min(&self) -> u64 {
@@ -56,7 +63,7 @@ impl Latency {
 
     pub(crate) fn reset(&self) {
         self.min.store(u64::MAX, Relaxed);
-        for number in [&self.max, &self.total, &self.count] {
+        for number in [&self.last, &self.max, &self.total, &self.count] {
             number.store(0, Relaxed);
         }
     }

@@ -260,6 +260,16 @@ impl<S: Clone> Watches<S> {
         })
     }
 
+    /// How many there are in the two tables together.
+    pub fn total(&self) -> usize {
+        let entries = self.paths.values().flat_map(HashMap::values);
+        entries
+            .map(|entry| {
+                usize::from(entry.data != Modes::NONE) + usize::from(entry.child != Modes::NONE)
+            })
+            .sum()
+    }
+
     /// How many there are of the data table.
     pub fn counts(&self) -> WatchCounts {
         let (mut watchers, mut paths) = (HashSet::new(), HashSet::new());
@@ -388,6 +398,8 @@ mod tests {
             }
         );
         assert_eq!(watches.recursive, 0);
+        watches.watch_persistently(2, &2, "/a", AddWatchMode::Persistent);
+        assert_eq!(watches.total(), 3);
         assert_eq!(fire(&mut watches, NodeDeleted, "/b"), [2]);
     }
 }
