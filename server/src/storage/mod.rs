@@ -15,7 +15,6 @@ pub mod log;
 pub mod mem_disk;
 pub mod purge;
 pub mod recovery;
-mod snappy;
 pub mod snapshot;
 
 use std::path::PathBuf;
@@ -149,7 +148,12 @@ impl Storage {
         let recovered = recovery::recover(&self.disk, &self.dirs, &self.options)?;
         let report = &recovered.report;
         for finding in &report.findings {
-            tracing::warn!(case = finding.case.label(), "{finding}");
+            let case = finding.case.label();
+            if finding.case == Case::Empty {
+                tracing::info!(case, "{finding}");
+            } else {
+                tracing::warn!(case, "{finding}");
+            }
         }
         tracing::info!(
             snapshot = report.snapshot.as_deref().map(|path| tracing::field::display(path.display())),

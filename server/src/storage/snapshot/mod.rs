@@ -1,0 +1,72 @@
+//! Snapshots: written from a running server, and read back (spec: disk formats, section 6).
+//!
+//! A snapshot is written under a temporary name, synced, and then renamed, so that whatever bears
+//! the name of a snapshot is whole.
+
+mod reader;
+mod snappy;
+mod writer;
+
+use quorate_proto::TxnDigest;
+
+pub use reader::{Visitor, read};
+pub use writer::{Progress, Source, StillTree, Written, encode_node, write};
+
+const MAGIC: [u8; 4] = *b"ZKSN";
+const VERSION: i32 = 2;
+const DBID: i64 = -1;
+/// Stands in the place of a path behind the last znode, and behind every checksum.
+const TERMINATOR: &str = "/";
+
+/// How snapshots are compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// With gzip.
+    Gzip,
+    /// With snappy, in the framing of `snappy-java`.
+    Snappy,
+}
+
+impl Compression {
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Compression::None => "",
+            Compression::Gzip => ".gz",
+            Compression::Snappy => ".snappy",
+        }
+    }
+
+    /// The compression of a file by its name.
+    pub(crate) fn of(name: &str) -> Self {
+        if name.ends_with(Compression::Gzip.suffix()) {
+            Compression::Gzip
+        } else if name.ends_with(Compression::Snappy.suffix()) {
+            Compression::Snappy
+        } else {
+            Compression::None
+        }
+    }
+}
+
+/// What stands in front of the znodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Everything up to this transaction is in the snapshot; it becomes part of the name.
+    pub zxid: i64,
+    /// The sessions and their timeouts in milliseconds.
+    pub sessions: Vec<(i64, i32)>,
+    /// The keys of the ACLs, and the ACLs as encoded vectors.
+    pub acls: Vec<(i64, Vec<u8>)>,
+}
+
+/// What stands behind the znodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tail {
+    /// The digest of the tree once all znodes were written, and its transaction.
+    pub digest: Option<(i64, TxnDigest)>,
+    /// The last transaction of which the snapshot may show something.
+    pub last_zxid: Option<i64>,
+}
