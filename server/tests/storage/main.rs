@@ -9,7 +9,9 @@
 mod cases;
 mod crash;
 mod damage;
+mod disks;
 mod fixtures;
 mod fuzzy;
 mod golden;
 mod support;
+mod writing;
