@@ -461,7 +461,7 @@ impl Handler {
         let mut tree: Option<parking_lot::RwLockReadGuard<'_, Tree>> = None;
         let mut ids = None;
         let mut answered = 0;
-        while self.has_room_for_answers() {
+        while !self.closing && self.has_room_for_answers() {
             let before = frames.at;
             let Some((header, body)) = self.next_request(frames) else {
                 break;
@@ -485,7 +485,7 @@ impl Handler {
             let tree = tree.get_or_insert_with(|| {
                 let tree = service.tree();
                 // Under the lock, so that the events of what is now read go out first.
-                self.connection.drain(&mut self.output);
+                self.drain_outbox();
                 tree
             });
             let ids = ids.get_or_insert_with(|| self.connection.ids());
