@@ -670,7 +670,12 @@ fn check_of_myid() {
         .finds("error", "settings", "is not a number");
     site.write("data/myid", "2\n");
     site.run(&["check"])
-        .finds("ok", "myid", "this is server 2 beside 2 others");
+        .ends_with(1)
+        .finds("ok", "myid", "this is server 2 beside 2 others")
+        .finds("error", "ensemble", "3 voting servers are configured");
+    site.run(&["start"])
+        .ends_with(1)
+        .has("3 voting servers are configured");
 }
 
 #[test]

@@ -350,7 +350,7 @@ impl Reader {
             }
             Some(Treatment::Refused { .. }) => {}
             None => {
-                let hint = match unhonoured::working_key(bare).or_else(|| similar_key(bare)) {
+                let hint = match similar_key(bare) {
                     Some(working) => format!("; did you mean {working}?"),
                     None => String::new(),
                 };

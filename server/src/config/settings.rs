@@ -164,10 +164,6 @@ settings! {
     "minSessionTimeout" File MILLIS_OR_DEFAULT => min_session_timeout: Option<Duration> = None;
     /// Longest session timeout that a client can have; 20 ticks if not set.
     "maxSessionTimeout" File MILLIS_OR_DEFAULT => max_session_timeout: Option<Duration> = None;
-    /// Sessions live on one server, without a transaction, until they need to be global.
-    "localSessionsEnabled" File SWITCH => local_sessions_enabled: bool = false;
-    /// Makes a local session global when it creates an ephemeral node.
-    "localSessionsUpgradingEnabled" File SWITCH => local_sessions_upgrading_enabled: bool = false;
 
     /// Largest frame that is read from a client. Clients need the same setting to read and write
     /// nodes this large.
@@ -175,23 +171,8 @@ settings! {
     /// Requests that may be in work in the whole server. Above it, a connection that still waits for
     /// an answer is not read from.
     "globalOutstandingLimit" Property COUNT => global_outstanding_limit: u32 = 1000;
-    /// Size from which a request counts as large; not set: none does.
-    "largeRequestThreshold" Property BYTES_OR_OFF => large_request_threshold: Option<u64> = None;
-    /// Bytes that large requests in work may take together; connections that go beyond are closed.
-    "largeRequestMaxBytes" Property BYTES => large_request_max_bytes: usize = 104_857_600;
-    /// Requests that may be in work before others wait in the throttle's queue; not set: no throttle.
-    "request_throttle_max_requests" Property COUNT_OR_OFF => request_throttle_max_requests: Option<u32> = None;
-    /// How long the throttle waits at most before it looks again whether requests may go on.
-    "request_throttle_stall_time" Property MILLIS => request_throttle_stall_time: Duration = Duration::from_millis(100);
-    /// Lets the throttle drop stale requests and close their connection.
-    "request_throttle_drop_stale" Property PROPERTY_SWITCH => request_throttle_drop_stale: bool = true;
-    /// Counts requests of closed connections as stale.
-    "request_stale_connection_check" Property PROPERTY_SWITCH => request_stale_connection_check: bool = true;
-    /// Counts requests older than the timeout of their session as stale.
-    "request_stale_latency_check" Property PROPERTY_SWITCH => request_stale_latency_check: bool = false;
-    /// Time in the queue after which a request is answered "throttled" instead of executed.
-    "throttled_op_wait_time" Property MILLIS_OR_OFF => throttled_op_wait_time: Option<Duration> = None;
-    /// How long a server that stops lets the requests in work come to their end.
+    /// How long a server that stops may take to answer the requests in work and to close; beyond it
+    /// the program `quorate-server` ends at once.
     "request_throttler.shutdownTimeout" Property MILLIS => shutdown_timeout: Duration = Duration::from_millis(10_000);
 
     /// Transactions between two snapshots: one is taken after between half and all of this number.
@@ -207,13 +188,6 @@ settings! {
     "forceSync" Property YES_UNLESS_NO => force_sync: bool = true;
     /// A sync of the log that takes longer is told in a warning.
     "fsync.warningthresholdms" Property MILLIS => fsync_warning_threshold: Duration = Duration::from_millis(1000);
-    /// How long a write may wait for others, to reach the disk with them in one sync.
-    "flushDelay" Property MILLIS => flush_delay: Duration = Duration::ZERO;
-    /// How long the log writer waits for the next write while others wait for the flush; a third of
-    /// `flushDelay` if not set.
-    "maxWriteQueuePollTime" Property MILLIS_OR_DEFAULT => max_write_queue_poll_time: Option<Duration> = None;
-    /// Writes that go to the disk in one sync at most.
-    "maxBatchSize" Property COUNT_OR_OFF => max_batch_size: Option<u32> = Some(1000);
     /// Compression of the snapshots that are written. All kinds are read.
     "snapshot.compression.method" Property COMPRESSION => snapshot_compression: SnapshotCompression = SnapshotCompression::None;
     /// Believes a transaction log without any snapshot, as servers before 3.5 could leave behind.
@@ -229,8 +203,6 @@ settings! {
 
     /// Allows TTL nodes.
     "extendedTypesEnabled" Property PROPERTY_SWITCH => extended_types_enabled: bool = false;
-    /// Reads the marks of TTL nodes as version 3.5.3 wrote them.
-    "emulate353TTLNodes" Property PROPERTY_SWITCH => emulate_353_ttl_nodes: bool = false;
     /// Refuses writes beyond a hard quota.
     "enforceQuota" Property PROPERTY_SWITCH => enforce_quota: bool = false;
     /// Time between two searches for containers and TTL nodes to remove.

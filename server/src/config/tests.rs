@@ -153,7 +153,7 @@ fn no_key_is_both_honoured_and_not() {
 #[test]
 fn units_may_be_written_out() {
     let text = "dataDir=DIR\ntickTime=2s\npreAllocSize=16MiB\nautopurge.purgeInterval=24\n\
-                jute.maxbuffer=4m\nmaxSessionTimeout=2m\nsnapSizeLimitInKb=0\nflushDelay=5";
+                jute.maxbuffer=4m\nmaxSessionTimeout=2m\nsnapSizeLimitInKb=0\nnio.sessionlessCnxnTimeout=5";
     let config = Fixture::new(text).load().config;
     assert_eq!(config.tick_time, Duration::from_secs(2));
     assert_eq!(config.pre_alloc_size, 16 << 20);
@@ -164,18 +164,17 @@ fn units_may_be_written_out() {
     assert_eq!(config.jute_max_buffer, 4 << 20);
     assert_eq!(config.max_session_timeout, Some(Duration::from_secs(120)));
     assert_eq!(config.snap_size_limit, None);
-    assert_eq!(config.flush_delay, Duration::from_millis(5));
+    assert_eq!(config.sessionless_cnxn_timeout, Duration::from_millis(5));
 }
 
 #[test]
 fn zero_and_minus_one_turn_limits_off() {
     let text = "dataDir=DIR\nmaxClientCnxns=0\nminSessionTimeout=-1\nclientPortListenBacklog=-1\n\
-                largeRequestThreshold=-1\ntxnLogSizeLimitInKb=-1\nautopurge.purgeInterval=0";
+                txnLogSizeLimitInKb=-1\nautopurge.purgeInterval=0";
     let config = Fixture::new(text).load().config;
     assert_eq!(config.max_client_cnxns, None);
     assert_eq!(config.min_session_timeout, None);
     assert_eq!(config.client_port_listen_backlog, None);
-    assert_eq!(config.large_request_threshold, None);
     assert_eq!(config.txn_log_size_limit, None);
     assert_eq!(config.autopurge_purge_interval, None);
 }
@@ -235,7 +234,7 @@ fn keys_without_effect_are_told_with_their_line() {
         "zoo.cfg:2: clientport: unknown, and has no effect; did you mean clientPort?",
         "zoo.cfg:3: nio.numWorkerThreads: known, and has no effect: ",
         "zoo.cfg:4: foo.bar: unknown, and has no effect",
-        "zoo.cfg:5: throttledOpWaitTime: unknown, and has no effect; did you mean throttled_op_wait_time?",
+        "zoo.cfg:5: throttledOpWaitTime: known, and has no effect: ",
         "zoo.cfg:6: admin.enableServer: known, and has no effect: ",
         "zoo.cfg:7: tickTime: has no effect: line 8 sets it again",
     ];

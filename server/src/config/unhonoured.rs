@@ -34,14 +34,6 @@ pub(super) fn treatment(key: &str) -> Option<Treatment> {
     found.map(|(_, treatment)| *treatment)
 }
 
-/// The working key for a name that Apache's documentation uses for a setting, and that no server reads.
-pub(super) fn working_key(name: &str) -> Option<&'static str> {
-    DOCUMENTED_NAMES
-        .iter()
-        .find(|(documented, _)| *documented == name)
-        .map(|(_, key)| *key)
-}
-
 /// The first match counts; a pattern that ends in `*` matches every key that begins so.
 const UNHONOURED: &[(&[&str], Treatment)] = &[
     (
@@ -108,6 +100,15 @@ const UNHONOURED: &[(&[&str], Treatment)] = &[
         },
     ),
     (
+        &["emulate353TTLNodes"],
+        Refused {
+            kind: Unsupported,
+            asks: is_true,
+            what: "TTL nodes as version 3.5.3 marked them cannot be told from other ephemeral ones",
+            advice: "remove it if there are none; otherwise delete them under the old server first",
+        },
+    ),
+    (
         &["electionAlg"],
         Refused {
             kind: BadValue,
@@ -130,6 +131,8 @@ const UNHONOURED: &[(&[&str], Treatment)] = &[
             "serverCnxnFactory",
             "nio.*",
             "netty.*",
+            "advancedFlowControlEnabled",
+            "outstandingHandshake.limit",
             "intBufferStartingSizeBytes",
         ],
         NoEffect("connections are served by this server's own tasks, which need no such tuning"),
@@ -180,8 +183,40 @@ const UNHONOURED: &[(&[&str], Treatment)] = &[
         NoEffect("permissions are always checked before a write is proposed"),
     ),
     (
-        &["connection_throttle_*"],
+        &[
+            "connection_throttle_*",
+            "connectionMaxTokens",
+            "connectionTokenFillTime",
+            "connectionTokenFillCount",
+            "connectionFreezeTime",
+            "connectionDropIncrease",
+            "connectionDropDecrease",
+            "connectionDecreaseRatio",
+        ],
         NoEffect("the rate of new sessions is not limited"),
+    ),
+    (
+        &[
+            "request_throttle_*",
+            "request_stale_*",
+            "throttled_op_wait_time",
+            "requestThrottle*",
+            "requestStale*",
+            "throttledOpWaitTime",
+        ],
+        NoEffect("requests are not throttled beyond globalOutstandingLimit"),
+    ),
+    (
+        &["largeRequestThreshold", "largeRequestMaxBytes"],
+        NoEffect("large requests are not counted apart"),
+    ),
+    (
+        &["flushDelay", "maxWriteQueuePollTime", "maxBatchSize"],
+        NoEffect("all writes that wait go to the disk in one sync, without a delay"),
+    ),
+    (
+        &["localSessionsEnabled", "localSessionsUpgradingEnabled"],
+        NoEffect("every session is a global one"),
     ),
     (
         &["readonlymode.enabled"],
@@ -241,6 +276,9 @@ const UNHONOURED: &[(&[&str], Treatment)] = &[
         &[
             "multiAddress.*",
             "quorumCnxnTimeoutMs",
+            "maxConcurrentSnapSyncs",
+            "maxConcurrentDiffSyncs",
+            "maxTimeToWaitForEpoch",
             "tcpKeepAlive",
             "leader.*",
             "leaderConnectDelayDuringRetryMs",
@@ -262,45 +300,6 @@ const METRICS_PROVIDERS: [&str; 3] = [
     "org.apache.zookeeper.metrics.impl.DefaultMetricsProvider",
     "org.apache.zookeeper.metrics.impl.NullMetricsProvider",
     "org.apache.zookeeper.metrics.prometheus.PrometheusMetricsProvider",
-];
-
-const DOCUMENTED_NAMES: &[(&str, &str)] = &[
-    ("connectionMaxTokens", "connection_throttle_tokens"),
-    ("connectionTokenFillTime", "connection_throttle_fill_time"),
-    ("connectionTokenFillCount", "connection_throttle_fill_count"),
-    ("connectionFreezeTime", "connection_throttle_freeze_time"),
-    (
-        "connectionDropIncrease",
-        "connection_throttle_drop_increase",
-    ),
-    (
-        "connectionDropDecrease",
-        "connection_throttle_drop_decrease",
-    ),
-    (
-        "connectionDecreaseRatio",
-        "connection_throttle_decrease_ratio",
-    ),
-    ("requestThrottleLimit", "request_throttle_max_requests"),
-    ("requestThrottleStallTime", "request_throttle_stall_time"),
-    ("requestThrottleDropStale", "request_throttle_drop_stale"),
-    (
-        "requestStaleConnectionCheck",
-        "request_stale_connection_check",
-    ),
-    ("requestStaleLatencyCheck", "request_stale_latency_check"),
-    ("throttledOpWaitTime", "throttled_op_wait_time"),
-    (
-        "advancedFlowControlEnabled",
-        "netty.advancedFlowControl.enabled",
-    ),
-    (
-        "outstandingHandshake.limit",
-        "netty.server.outstandingHandshake.limit",
-    ),
-    ("maxConcurrentSnapSyncs", "leader.maxConcurrentSnapSyncs"),
-    ("maxConcurrentDiffSyncs", "leader.maxConcurrentDiffSyncs"),
-    ("maxTimeToWaitForEpoch", "leader.maxTimeToWaitForEpoch"),
 ];
 
 fn is_true(value: &str) -> bool {

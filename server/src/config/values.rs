@@ -90,12 +90,6 @@ pub(super) const BYTES: Format<usize> = Format {
     unit: "bytes",
 };
 
-pub(super) const BYTES_OR_OFF: Format<Option<u64>> = Format {
-    parse: |text| off_unless_positive(text, |text| size(text, 1)),
-    show: |value| optional(value.as_ref(), u64::to_string),
-    unit: "bytes",
-};
-
 pub(super) const KIB: Format<u64> = Format {
     parse: |text| size(text, 1024),
     show: show_kib,

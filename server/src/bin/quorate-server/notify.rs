@@ -1,7 +1,7 @@
 //! Tells whoever started the server how far it is, by the protocol of systemd's `Type=notify`.
 
 use std::{
-    env, fs,
+    env,
     io::{self, ErrorKind},
     os::{
         linux::net::SocketAddrExt,
@@ -42,28 +42,28 @@ fn try_send(name: &Path, message: &str) -> io::Result<()> {
 /// Waits for messages of a server in the background.
 pub(crate) struct Listener {
     socket: UnixDatagram,
-    directory: tempfile::TempDir,
+    /// Of a socket that is no file, and so needs no directory and leaves nothing behind.
+    name: String,
 }
 
 impl Listener {
     /// Opens a socket for one server.
     pub(crate) fn open() -> io::Result<Listener> {
-        let directory = tempfile::Builder::new()
-            .prefix("quorate-start-")
-            .tempdir()?;
-        let socket = UnixDatagram::bind(directory.path().join(SOCKET))?;
-        Ok(Listener { socket, directory })
+        let name = format!("quorate-start-{}", std::process::id());
+        let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
+        Ok(Listener { socket, name })
     }
 
     /// The value of [`VARIABLE`] for the server.
-    pub(crate) fn name(&self) -> std::path::PathBuf {
-        self.directory.path().join(SOCKET)
+    pub(crate) fn name(&self) -> String {
+        format!("@{}", self.name)
     }
 
     /// Waits for the next message, at most for `patience`.
     pub(crate) fn receive(&self, patience: Duration) -> io::Result<Option<String>> {
+        const LONGEST: usize = 256;
         self.socket.set_read_timeout(Some(patience))?;
-        let mut buffer = [0; 256];
+        let mut buffer = [0; LONGEST];
         match self.socket.recv(&mut buffer) {
             Ok(length) => Ok(Some(
                 String::from_utf8_lossy(&buffer[..length]).into_owned(),
@@ -75,11 +75,3 @@ impl Listener {
         }
     }
 }
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(self.name());
-    }
-}
-
-const SOCKET: &str = "notify";

@@ -11,7 +11,10 @@ use quorate_server::{
     config::{Config, Loaded},
     storage::StorageError,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::timeout,
+};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
@@ -69,6 +72,8 @@ pub(crate) fn foreground(place: &Place, options: &Options, detach: bool) -> Exit
         }
     };
     let ended = runtime.block_on(serve(config));
+    // What is still being read for a start that was given up need not be waited for.
+    runtime.shutdown_background();
     drop(pid_file);
     ended
 }
@@ -98,6 +103,7 @@ async fn serve(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let patience = config.shutdown_timeout;
     let server = tokio::select! {
         started = Server::start(config) => match started {
             Ok(server) => server,
@@ -122,7 +128,13 @@ async fn serve(config: Config) -> ExitCode {
     info!(signal = name, "stopping: finishing the requests in work");
     notify::send(notify::STOPPING);
     tokio::select! {
-        ended = server.shutdown() => exit(ended),
+        ended = timeout(patience, server.shutdown()) => ended.map_or_else(
+            |_| {
+                warn!(?patience, "stopping at once: clients do not take their answers");
+                ExitCode::SUCCESS
+            },
+            exit,
+        ),
         name = signals.stop() => {
             warn!(signal = name, "stopping at once");
             ExitCode::FAILURE
