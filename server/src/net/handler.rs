@@ -34,7 +34,7 @@ const OUTPUT_LIMIT: usize = 1 << 20;
 const KEPT_CAPACITY: usize = 16 << 10;
 /// Requests of one connection that wait behind its writes at most: their answers, which may be
 /// large, all come at once.
-const WAITING_LIMIT: usize = 64;
+const WAITING_LIMIT: usize = 16;
 /// Turns of one connection before others get theirs.
 const TURNS: usize = 32;
 
