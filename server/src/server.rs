@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::config::{Config, SnapshotCompression};
 use crate::error::ServerError;
 use crate::net;
-use crate::service::{Chores, Committer, Phase, Service, Snapshots};
+use crate::service::{Chores, Logger, Phase, Service, Snapshots};
 use crate::storage::log::LogOptions;
 use crate::storage::snapshot::Compression;
 use crate::storage::{Options, Storage};
@@ -83,10 +83,10 @@ impl Server {
             .as_nanos();
         let trigger = storage.snapshot_trigger(seed as u64);
         let snapshots = Snapshots::new(storage.clone(), trigger, recovered.report.replayed);
-        let committer = Committer::new(Arc::clone(&service), storage.log_writer(), snapshots);
+        let logger = Logger::new(Arc::clone(&service), storage.log_writer(), snapshots);
         thread::Builder::new()
-            .name("committer".to_owned())
-            .spawn(move || committer.run())
+            .name("logger".to_owned())
+            .spawn(move || logger.run())
             .map_err(ServerError::Thread)?;
         let chores = Chores::start(&service, &storage);
         let client_addr = listener.as_ref().map(|(_, bound)| *bound);

@@ -1,5 +1,5 @@
 //! A client's connection as the rest of the server sees it: who is at the other end, and the
-//! outbox in which the answers of the committer and the watch events collect.
+//! outbox in which the answers to queued requests and the watch events collect.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering};
@@ -32,7 +32,7 @@ pub(crate) struct ConnectionStats {
 #[derive(Debug, Default)]
 struct Outbox {
     bytes: Vec<u8>,
-    /// Answers among the bytes to requests that went through the committer.
+    /// Answers among the bytes to queued requests.
     answers: usize,
     closed: bool,
 }
@@ -120,7 +120,7 @@ impl Connection {
         self.knows_read_only.store(true, Ordering::Relaxed);
     }
 
-    /// Adds the answer to a request that went through the committer. True if the connection has to
+    /// Adds the answer to a queued request. True if the connection has to
     /// be [woken](Connection::wake): once for all that is added until then.
     #[must_use]
     pub(crate) fn answer(&self, write: impl FnOnce(&mut Vec<u8>)) -> bool {

@@ -1,8 +1,8 @@
 //! The task of one connection: handshake, requests in, answers out.
 //!
-//! Reads are answered on the spot, as long as nothing of the connection is in the committer's
-//! hands; from then on every request goes through the committer, which keeps the order, until it
-//! has answered the last of them.
+//! Reads are answered on the spot, as long as nothing of the connection is queued for the
+//! log; from then on every request goes through that queue, which keeps the order, until the last
+//! of them is answered.
 
 use std::cell::RefCell;
 use std::io;
@@ -91,7 +91,7 @@ struct Handler {
     output: Vec<u8>,
     /// Bytes of the output that are sent.
     sent: usize,
-    /// Requests in the committer's hands.
+    /// Requests that are queued and not answered yet.
     in_flight: usize,
     /// Requests without a transaction among them, counted since there were none at all.
     waiting: usize,
@@ -355,7 +355,7 @@ impl Handler {
         self.output.len() - self.sent < OUTPUT_LIMIT
     }
 
-    /// May one more request go to the committer, where `queued` are not counted yet? Not while the
+    /// May one more request be queued, where `queued` are not counted yet? Not while the
     /// server is full and owes this client an answer anyway.
     fn may_enqueue(&self, queued: usize) -> bool {
         let limit = i64::from(self.service.config.global_outstanding_limit);
@@ -455,7 +455,7 @@ impl Handler {
     }
 
     /// Answers requests on the spot, under one hold of the tree's lock, up to the first that has to
-    /// go through the committer.
+    /// be queued.
     fn answer_reads(&mut self, frames: &mut Frames<'_>) {
         let service = Arc::clone(&self.service);
         let mut tree: Option<parking_lot::RwLockReadGuard<'_, Tree>> = None;
@@ -521,7 +521,7 @@ impl Handler {
         self.service.stats.sent.fetch_add(answered, Relaxed);
     }
 
-    /// Hands requests to the committer, under one hold of the queue's lock.
+    /// Queues requests, under one hold of the queue's lock.
     fn enqueue(&mut self, frames: &mut Frames<'_>) {
         let service = Arc::clone(&self.service);
         let before = self.in_flight;

@@ -1,15 +1,16 @@
 //! The running service: everything that connections share, and the one path that writes take.
 //!
 //! A connection checks and numbers its own writes under the lock of the [`queue`], and answers its
-//! own reads under the shared lock of the tree. One thread, the committer, takes what has queued
-//! up, makes it durable with one sync, applies it under the exclusive lock, and answers
-//! ([`commit`]). A server that stands alone is an ensemble of one: what is durable here is durable
-//! on a quorum, and so committed.
+//! own reads under the shared lock of the tree. One thread, the [`logger`], takes what has queued
+//! up and makes it durable with one sync; another, the [`applier`], applies it under the exclusive
+//! lock of the tree, and answers. A server that stands alone is an ensemble of one: what is durable
+//! here is durable on a quorum, and so committed.
 //!
 //! Locks are taken in this order: queue, tree, watches, a connection's outbox.
 
+mod applier;
 mod chores;
-mod commit;
+mod logger;
 mod queue;
 mod snapshot;
 mod stats;
@@ -28,8 +29,9 @@ use crate::session::{SessionIds, Tracker};
 use crate::tree::{Tree, Watches};
 use crate::txn::{Internal, Preparer, Requester, Rules};
 
+pub(crate) use applier::{accept, encode_event};
 pub(crate) use chores::Chores;
-pub(crate) use commit::{Committer, accept, encode_event};
+pub(crate) use logger::Logger;
 pub(crate) use queue::{Origin, Queue};
 pub(crate) use snapshot::Snapshots;
 pub(crate) use stats::{Latency, Stats};
@@ -54,7 +56,7 @@ pub(crate) struct Service {
     pub(crate) sessions: Mutex<Tracker>,
     session_ids: SessionIds,
     queue: Mutex<Queue>,
-    /// Tells the committer that something is queued.
+    /// Tells the logger that something is queued.
     filled: Condvar,
     pub(crate) connections: Connections,
     pub(crate) stats: Stats,
@@ -124,7 +126,7 @@ impl Service {
         self.filled.notify_one();
     }
 
-    /// The server is over. Called by the committer, behind the last thing that it does.
+    /// The server is over. Called by the logger, behind the last thing that it does.
     fn stopped(&self, cause: Option<ServerError>) {
         self.queue.lock().stop();
         self.phase.send_replace(Phase::Stopped(cause.map(Arc::new)));
@@ -182,19 +184,19 @@ impl Service {
         };
         let mut queue = self.queue.lock();
         queue.push_internal(&self.tree.read(), requester, origin, op, write);
-        self.wake_committer(&mut queue);
+        self.wake_logger(&mut queue);
     }
 
     /// Lets `fill` queue requests: the queue is locked once for all of them.
     pub(crate) fn enqueue<R>(&self, fill: impl FnOnce(&mut Queue, &Tree) -> R) -> R {
         let mut queue = self.queue.lock();
         let result = fill(&mut queue, &self.tree.read());
-        self.wake_committer(&mut queue);
+        self.wake_logger(&mut queue);
         result
     }
 
-    fn wake_committer(&self, queue: &mut Queue) {
-        if queue.wants_committer() {
+    fn wake_logger(&self, queue: &mut Queue) {
+        if queue.wants_logger() {
             self.filled.notify_one();
         }
     }

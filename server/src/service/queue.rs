@@ -1,4 +1,4 @@
-//! Requests on their way through the committer: writes, and whatever has to wait behind them.
+//! Requests on their way through the logger and the applier: writes, and whatever has to wait behind them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(crate) enum Work {
     Refused { err: ErrorCode, origin: Origin },
 }
 
-/// What goes through the committer at once.
+/// What becomes durable, and is applied, at once.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     /// Log records of the transactions, one behind the other.
@@ -53,6 +53,14 @@ pub(crate) struct Batch {
 const KEPT_CAPACITY: usize = 1 << 20;
 
 impl Batch {
+    /// Number of transactions.
+    pub(crate) fn txns(&self) -> u64 {
+        self.work
+            .iter()
+            .filter(|work| matches!(work, Work::Txn { .. }))
+            .count() as u64
+    }
+
     /// Makes the batch empty and keeps its buffers.
     pub(crate) fn clear(&mut self) {
         self.work.clear();
@@ -68,7 +76,7 @@ impl Batch {
 pub(crate) struct Queue {
     preparer: Preparer,
     batch: Batch,
-    /// The committer waits for work.
+    /// The logger waits for work.
     idle: bool,
     stopping: bool,
 }
@@ -160,8 +168,8 @@ impl Queue {
         });
     }
 
-    /// True if the committer has to be woken; it is, then.
-    pub(super) fn wants_committer(&mut self) -> bool {
+    /// True if the logger has to be woken; it is, then.
+    pub(super) fn wants_logger(&mut self) -> bool {
         !self.batch.work.is_empty() && std::mem::take(&mut self.idle)
     }
 
@@ -174,7 +182,7 @@ impl Queue {
     }
 
     /// Exchanges what is queued for an empty batch; false if nothing is queued, and then the
-    /// committer counts as idle.
+    /// logger counts as idle.
     pub(super) fn take(&mut self, empty: &mut Batch) -> bool {
         if self.batch.work.is_empty() {
             self.idle = true;

@@ -40,9 +40,9 @@ impl Snapshots {
         &mut self,
         service: &Arc<Service>,
         log: &mut LogWriter,
-        txns: usize,
+        txns: u64,
     ) -> Result<(), ServerError> {
-        if !self.trigger.appended(txns as u64, log.size()) {
+        if !self.trigger.appended(txns, log.size()) {
             return Ok(());
         }
         log.roll()?;

@@ -75,7 +75,7 @@ pub(crate) struct Stats {
     pub(crate) received: AtomicU64,
     pub(crate) sent: AtomicU64,
     pub(crate) latency: Latency,
-    /// Requests that are queued or in the committer's hands.
+    /// Requests that are queued or not yet applied.
     pub(crate) outstanding: AtomicI64,
     /// Transactions that left another digest than the one they carry.
     pub(crate) digest_mismatches: AtomicU64,

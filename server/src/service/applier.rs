@@ -1,7 +1,8 @@
-//! The committer: makes queued transactions durable, applies them, and answers.
+//! The applier: applies what is durable, and answers.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, Sender};
 
 use quorate_proto::jute::{Decode, Encode};
 use quorate_proto::{
@@ -10,94 +11,50 @@ use quorate_proto::{
 };
 
 use super::queue::{Batch, Origin, Work};
-use super::snapshot::Snapshots;
 use super::{Service, wall_clock};
 use crate::error::ServerError;
 use crate::net::{Connection, local};
 use crate::session::password;
-use crate::storage::log::{LogWriter, record_body};
+use crate::storage::log::record_body;
 use crate::tree::{AclList, Applied, Observer, Tree, Watches};
 
 /// Requests answered under one hold of the tree's lock: reads wait no longer than these take.
 const HOLD: usize = 64;
 
-/// Owns the log. Runs on a thread of its own.
+/// Applies and answers, on a thread of its own.
 #[derive(Debug)]
-pub(crate) struct Committer {
+pub(super) struct Applier {
     service: Arc<Service>,
-    log: LogWriter,
-    snapshots: Snapshots,
     /// Replies and events are encoded here.
     scratch: Vec<u8>,
     /// Connections whose outbox was empty before the current hold of the tree's lock.
     filled: Vec<Arc<Connection>>,
 }
 
-/// Says that the server is over, even if the committer panics.
-struct End {
-    service: Arc<Service>,
-    cause: Option<ServerError>,
-}
-
-impl Drop for End {
-    fn drop(&mut self) {
-        self.service.stopped(self.cause.take());
-    }
-}
-
-impl Committer {
-    pub(crate) fn new(service: Arc<Service>, log: LogWriter, snapshots: Snapshots) -> Self {
-        Committer {
+impl Applier {
+    pub(super) fn new(service: Arc<Service>) -> Self {
+        Applier {
             service,
-            log,
-            snapshots,
             scratch: Vec::new(),
             filled: Vec::new(),
         }
     }
 
-    /// Works until the service stops, or until the disk fails: then nothing more is answered.
-    pub(crate) fn run(mut self) {
-        let mut end = End {
-            service: Arc::clone(&self.service),
-            cause: Some(ServerError::Panicked),
-        };
-        end.cause = self.work().err();
-        if let Some(cause) = &end.cause {
-            tracing::error!(error = %cause, "the server stops, because it can no longer write");
-        }
-        self.snapshots.wait();
-    }
-
-    fn work(&mut self) -> Result<(), ServerError> {
-        let mut batch = Batch::default();
-        while self.next_batch(&mut batch) {
-            if !batch.records.is_empty() {
-                self.log.append(batch.first_zxid, &batch.records)?;
-                self.log.sync()?;
-            }
+    /// Applies each batch that is `durable`, until no more come, and gives it back as `done`.
+    pub(super) fn run(
+        mut self,
+        durable: &Receiver<Batch>,
+        done: &Sender<Batch>,
+    ) -> Result<(), ServerError> {
+        for mut batch in durable {
             self.apply(&batch)?;
-            self.snapshots
-                .consider(&self.service, &mut self.log, batch.work.len())?;
+            let applied = self.service.tree().last_zxid();
+            self.service.queue.lock().preparer().applied(applied);
+            batch.clear();
+            // The logger may have ended already; it needs no more buffers then.
+            let _ = done.send(batch);
         }
         Ok(())
-    }
-
-    /// Waits for work. False once there is none and the service is stopping.
-    fn next_batch(&self, batch: &mut Batch) -> bool {
-        let applied = self.service.tree().last_zxid();
-        let mut queue = self.service.queue.lock();
-        queue.preparer().applied(applied);
-        batch.clear();
-        loop {
-            if queue.take(batch) {
-                return true;
-            }
-            if queue.is_stopping() {
-                return false;
-            }
-            self.service.filled.wait(&mut queue);
-        }
     }
 
     /// Applies what is durable, and answers, in the order of the queue.

@@ -1,0 +1,111 @@
+//! The logger: makes what is queued durable, with one write and one sync for all of it.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread;
+
+use super::Service;
+use super::applier::Applier;
+use super::queue::Batch;
+use super::snapshot::Snapshots;
+use crate::error::ServerError;
+use crate::storage::log::LogWriter;
+
+/// Batches that may be durable and not applied: one that is being applied, and one that waits.
+const AHEAD: usize = 1;
+
+/// Owns the log, on a thread of its own. What it has made durable it hands to the [`Applier`], and
+/// goes on with what has queued up meanwhile.
+#[derive(Debug)]
+pub(crate) struct Logger {
+    service: Arc<Service>,
+    log: LogWriter,
+    snapshots: Snapshots,
+}
+
+/// Says that the server is over, even where one of its threads panics.
+struct End {
+    service: Arc<Service>,
+    cause: Option<ServerError>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if let Some(cause) = &self.cause {
+            tracing::error!(error = %cause, "the server stops, because it can no longer write");
+        }
+        self.service.stopped(self.cause.take());
+    }
+}
+
+impl Logger {
+    pub(crate) fn new(service: Arc<Service>, log: LogWriter, snapshots: Snapshots) -> Self {
+        Logger {
+            service,
+            log,
+            snapshots,
+        }
+    }
+
+    /// Works until the service stops, or until the disk fails: then nothing more is answered.
+    pub(crate) fn run(mut self) {
+        let service = Arc::clone(&self.service);
+        let mut end = End {
+            service,
+            cause: Some(ServerError::Panicked),
+        };
+        end.cause = self.log_and_apply().err();
+        self.snapshots.wait();
+    }
+
+    fn log_and_apply(&mut self) -> Result<(), ServerError> {
+        let (durable, to_apply) = mpsc::sync_channel(AHEAD);
+        let (done, free) = mpsc::channel();
+        let applier = Applier::new(Arc::clone(&self.service));
+        let applier = thread::Builder::new()
+            .name("applier".to_owned())
+            .spawn(move || applier.run(&to_apply, &done))
+            .map_err(ServerError::Thread)?;
+        let logged = self.log_batches(&durable, &free);
+        // The applier ends behind the last batch.
+        drop(durable);
+        let applied = applier.join().unwrap_or(Err(ServerError::Panicked));
+        applied.and(logged)
+    }
+
+    fn log_batches(
+        &mut self,
+        durable: &SyncSender<Batch>,
+        free: &Receiver<Batch>,
+    ) -> Result<(), ServerError> {
+        while let Some(batch) = self.next_batch(free.try_recv().unwrap_or_default()) {
+            if !batch.records.is_empty() {
+                self.log.append(batch.first_zxid, &batch.records)?;
+                self.log.sync()?;
+            }
+            let txns = batch.txns();
+            if durable.send(batch).is_err() {
+                // The applier has failed, and says why.
+                return Ok(());
+            }
+            self.snapshots
+                .consider(&self.service, &mut self.log, txns)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for work, and exchanges it for an `empty` batch. `None` once there is none and the
+    /// service is stopping.
+    fn next_batch(&self, mut empty: Batch) -> Option<Batch> {
+        let mut queue = self.service.queue.lock();
+        loop {
+            if queue.take(&mut empty) {
+                return Some(empty);
+            }
+            if queue.is_stopping() {
+                return None;
+            }
+            self.service.filled.wait(&mut queue);
+        }
+    }
+}
