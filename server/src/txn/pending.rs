@@ -87,7 +87,7 @@ pub(super) struct Change {
 }
 
 /// Where a multi began, to return there if it fails.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Savepoint {
     digest: u64,
     changes: usize,
