@@ -7,6 +7,8 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use crate::processes;
@@ -88,38 +90,43 @@ impl PidFile {
         if let Holder::Apache(pid) = holder(path).map_err(failed)? {
             return Err(TakeError::Held(pid));
         }
+        let mut tries = 0;
         loop {
             let mut options = OpenOptions::new();
-            let mut file = options
-                .create(true)
-                .read(true)
-                .write(true)
-                .truncate(false)
-                .open(path)
-                .map_err(failed)?;
+            options.create(true).read(true).write(true).truncate(false);
+            let mut file = options.open(path).map_err(failed)?;
             match file.try_lock() {
-                Ok(()) => {}
+                // The former holder may have removed the file between the opening and the lock.
+                Ok(()) if !is_at(&file, path) => {}
+                Ok(()) => {
+                    file.set_len(0)
+                        .and_then(|()| file.rewind())
+                        .map_err(failed)?;
+                    write!(file, "{}", std::process::id()).map_err(failed)?;
+                    return Ok(PidFile {
+                        path: path.to_owned(),
+                        _file: file,
+                    });
+                }
                 Err(TryLockError::WouldBlock) => {
                     let text = read_text(&mut file).map_err(failed)?;
-                    return Err(TakeError::Held(text.trim().parse().unwrap_or_default()));
+                    let pid = text.trim().parse().unwrap_or_default();
+                    // Whoever only looks holds the lock as well, for a moment.
+                    if processes::is_running(pid) || tries == TRIES {
+                        return Err(TakeError::Held(pid));
+                    }
+                    tries += 1;
+                    thread::sleep(PAUSE);
                 }
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
-            // The former holder may have removed the file between the opening and the lock.
-            if !is_at(&file, path) {
-                continue;
-            }
-            file.set_len(0)
-                .and_then(|()| file.rewind())
-                .map_err(failed)?;
-            write!(file, "{}", std::process::id()).map_err(failed)?;
-            return Ok(PidFile {
-                path: path.to_owned(),
-                _file: file,
-            });
         }
     }
 }
+
+/// How often, and after which pause, a lock is tried again that no running process explains.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(5);
 
 impl Drop for PidFile {
     fn drop(&mut self) {
