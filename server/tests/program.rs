@@ -435,6 +435,7 @@ fn the_forms_without_a_command() {
         server.signal(Signal::TERM);
         let (code, log) = server.end();
         assert_eq!(code, Some(0), "{log}");
+        assert_eq!(log.contains("settings=flags"), form.len() > 1, "{log}");
     }
 }
 

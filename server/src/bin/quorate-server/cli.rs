@@ -8,8 +8,9 @@ use clap::{Args, Parser, Subcommand};
 ///
 /// It reads the zoo.cfg and the data directory of Apache ZooKeeper and serves the same clients.
 /// CONFIG is the path of a file of settings, a directory with a zoo.cfg, or a name in the
-/// directory of settings (--config, or ZOOCFGDIR, or conf beside the program's directory or here, or
-/// /etc/zookeeper/conf); without it, ZOOCFG or zoo.cfg in that directory. Flags win over the file, the file over JVM options.
+/// directory of settings (--config, or ZOOCFGDIR, or conf beside the program's directory or here,
+/// or /etc/zookeeper/conf). Without it, ZOOCFG or zoo.cfg in that directory is read, or, where
+/// --data-dir is given, no file at all. Flags win over the file, the file over JVM options.
 #[derive(Debug, Parser)]
 #[command(
     name = "quorate-server",

@@ -20,10 +20,11 @@ pub(crate) struct Place {
 impl Place {
     /// Finds the settings that `target` and the environment name.
     pub(crate) fn find(target: Option<&str>, options: &Options) -> Place {
-        let file = find_file(target, options);
-        // Without a file the flags must say where the data is; a missing file is told by the reader.
-        let needless = target.is_none() && options.data_dir.is_some() && !file.is_file();
-        let file = (!needless).then_some(file);
+        // Flags that say where the data is are all there is, unless a file is named beside them.
+        let named = target.is_some()
+            || named_settings_dir(options).is_some()
+            || env_path("ZOOCFG").is_some();
+        let file = (named || options.data_dir.is_none()).then(|| find_file(target, options));
         let mut source = match &file {
             Some(file) => Source::file(file),
             None => Source::defaults(),
