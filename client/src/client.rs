@@ -193,6 +193,9 @@ impl Client {
     /// When the ensemble can expire the session at the earliest, by what is known now: the
     /// negotiated timeout after [`last_heartbeat`](Client::last_heartbeat). It moves on with every
     /// answer. Who holds something by this session must let go of it then.
+    ///
+    /// Followers tell their leader of the sessions they heard from twice a tick. If one fails in
+    /// between, the leader counts from up to half a tick earlier, which is what fencing is for.
     pub fn session_deadline(&self) -> Option<Instant> {
         self.shared.status.deadline()
     }

@@ -35,6 +35,8 @@ pub(crate) struct Connection {
     rhythm: Rhythm,
     last_sent: Instant,
     last_received: Instant,
+    /// The server has done more than accept the connection.
+    answered: bool,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -79,6 +81,7 @@ impl Connection {
             rhythm,
             last_sent: now,
             last_received: now,
+            answered: false,
             timer: Box::pin(sleep_until(now + rhythm.heartbeat)),
         }
     }
@@ -96,6 +99,11 @@ impl Connection {
     /// When the server was last heard.
     pub(crate) fn last_received(&self) -> Instant {
         self.last_received
+    }
+
+    /// Has the server answered anything since the handshake?
+    pub(crate) fn was_of_use(&self) -> bool {
+        self.answered
     }
 
     /// Puts a request into the output.
@@ -240,6 +248,7 @@ impl Connection {
             }
         }
         if let Some(sent) = heartbeat {
+            self.answered = true;
             status.heartbeat(sent);
         }
         Ok(received)

@@ -96,8 +96,8 @@ pub(crate) struct Driver {
     /// The timeout to ask for, which is not always the one that servers grant.
     requested: Duration,
     negotiated: Duration,
-    /// Position of the last server tried, attempts since the last success, and when a server was
-    /// last heard of the session.
+    /// Position of the last server tried, attempts since the last connection that was of use, and
+    /// when a server was last heard of the session.
     last: Option<usize>,
     failures: u32,
     last_heard: Option<Instant>,
@@ -280,7 +280,6 @@ impl Driver {
             self.last_heard = Some(Instant::now());
         }
         self.negotiated = attached.timeout;
-        self.failures = 0;
         if attached.read_only {
             let next = self.last.map_or(0, |last| last + 1);
             let search = probe::find_writer(self.servers.clone(), next, self.search_pause);
@@ -438,6 +437,12 @@ impl Driver {
         if self.session.is_some() {
             self.last_heard = Some(connection.last_received());
         }
+        // A server that takes the session only to drop it again is not asked again at once.
+        self.failures = if connection.was_of_use() {
+            0
+        } else {
+            self.failures.saturating_add(1)
+        };
         self.status.failed(error);
         if self.farewell.begun.is_none() {
             self.status.set_state(State::Disconnected);

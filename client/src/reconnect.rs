@@ -19,7 +19,7 @@ pub(crate) struct History {
     pub(crate) servers: usize,
     /// The position of the last server tried, in the shuffled list; `None` before the first.
     pub(crate) last: Option<usize>,
-    /// Attempts that failed since the last handshake that succeeded.
+    /// Attempts since the last connection on which a server answered a request.
     pub(crate) failures: u32,
     /// The session's timeout: the negotiated one, or the requested one before there is one.
     pub(crate) timeout: Duration,

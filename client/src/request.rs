@@ -152,6 +152,17 @@ pub(crate) type Decoder<T> = fn(&Subject, &Answer, Option<Subscription>) -> Resu
 ///
 /// Cancel safe in this sense: dropping a reply gives up the wait and nothing else. The request is
 /// still sent and may be executed; a watch that it would have left is removed again.
+///
+/// ```no_run
+/// # async fn demo(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+/// let first = client.set_data("/a", "1", None);
+/// let second = client.set_data("/a", "2", None);
+/// let (data, _) = client.get_data("/a").await?;
+/// assert_eq!(&data[..], b"2");
+/// println!("{} then {}", first.await?.version, second.await?.version);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "the request is queued already, but its outcome is only known from the reply"]
 pub struct Reply<T> {
     state: Wait,

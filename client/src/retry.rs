@@ -15,6 +15,18 @@ use crate::error::{Error, Outcome};
 ///
 /// Requests that are issued while the client is disconnected wait by themselves; a policy is for
 /// those that were under way when the connection was lost.
+///
+/// ```no_run
+/// # async fn demo(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+/// use std::time::Duration;
+/// use quorate_client::RetryPolicy;
+///
+/// let patient = RetryPolicy::default().give_up_after(Duration::from_secs(600));
+/// let names = patient.run(|| client.get_children("/workers")).await?;
+/// # let _ = names;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetryPolicy {
     first_pause: Duration,

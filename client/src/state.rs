@@ -6,6 +6,17 @@ use std::fmt;
 ///
 /// A loss of the connection is not a loss of the session: ephemeral znodes live on until the
 /// ensemble expires the session. [`is_over`](State::is_over) tells which states are final.
+///
+/// ```no_run
+/// # async fn demo(client: quorate_client::Client) {
+/// use futures::StreamExt;
+///
+/// let mut states = client.states();
+/// while let Some(state) = states.next().await {
+///     println!("{state}");
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {

@@ -210,6 +210,16 @@ impl Drop for Subscription {
 /// watch is set again, and what changed meanwhile counts as the event.
 ///
 /// Cancel safe: it can be polled by reference again and again. Dropping it removes the watch.
+///
+/// ```no_run
+/// # async fn demo(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+/// loop {
+///     let (data, _, changed) = client.get_data_watched("/config").await?;
+///     println!("{data:?}");
+///     changed.await?;
+/// }
+/// # }
+/// ```
 #[must_use = "dropping a watch removes it"]
 pub struct OneshotWatch(Subscription);
 

@@ -18,6 +18,8 @@ const SHARE_FROM: usize = READ_CHUNK / 2;
 /// The longest reply taken. Servers do not bound replies as they bound requests: a list of children
 /// can be longer than any request.
 const MAX_REPLY: usize = 64 * 1024 * 1024;
+/// Room for output that a connection keeps when there is none.
+const OUTPUT_KEPT: usize = 1024 * 1024;
 /// Bytes of the header of a reply.
 const HEADER_SIZE: usize = ReplyHeader::MIN_SIZE;
 
@@ -81,11 +83,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         self.flushed += written;
         self.sent += written as u64;
+        self.forget_flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives the room of what has left to what follows, moving each byte once at most on average.
+    fn forget_flushed(&mut self) {
         if self.flushed == self.output.len() {
             self.output.clear();
+            self.output.shrink_to(OUTPUT_KEPT);
+            self.flushed = 0;
+        } else if self.flushed > self.unsent() {
+            self.output.drain(..self.flushed);
             self.flushed = 0;
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Receives some input.
@@ -140,4 +151,102 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 /// What the server sent is not the protocol.
 pub(crate) fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::ErrorCode;
+    use quorate_proto::jute::Encode;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    fn reply(xid: i32, length: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        frame::write(&mut out, |out| {
+            let header = ReplyHeader {
+                xid,
+                zxid: 1,
+                err: ErrorCode::OK,
+            };
+            header.encode(out);
+            out.resize(out.len() + length, xid as u8);
+        });
+        out
+    }
+
+    async fn receive(wire: &mut Wire<DuplexStream>) -> io::Result<Frame> {
+        loop {
+            if let Some(frame) = wire.take_frame()? {
+                return Ok(frame);
+            }
+            poll_fn(|cx| wire.poll_read(cx)).await?;
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_are_cut_out_however_they_arrive() {
+        for piece in [1, 7, 1000, 1 << 20] {
+            let (mut server, client) = duplex(1 << 20);
+            let mut wire = Wire::new(client);
+            let lengths = [0, 1, 5000, SHARE_FROM, 0, 200_000, 3];
+            let sending = async {
+                let mut xid = 0;
+                let replies = lengths.map(|length| {
+                    xid += 1;
+                    reply(xid, length)
+                });
+                for piece in replies.concat().chunks(piece) {
+                    server.write_all(piece).await.unwrap();
+                }
+            };
+            let receiving = async {
+                for (i, length) in (1..).zip(lengths) {
+                    let frame = receive(&mut wire).await.unwrap();
+                    assert_eq!(frame.header.xid, i);
+                    assert_eq!(frame.body.len(), length);
+                    assert!(frame.body.iter().all(|byte| i32::from(*byte) == i));
+                }
+            };
+            tokio::join!(sending, receiving);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_reply_is_an_error() {
+        let too_long = i32::try_from(MAX_REPLY + 1).unwrap().to_be_bytes();
+        let no_header = [0, 0, 0, 15].into_iter().chain([0; 15]).collect();
+        for bytes in [too_long.to_vec(), (-1i32).to_be_bytes().to_vec(), no_header] {
+            let (mut server, client) = duplex(64);
+            server.write_all(&bytes).await.unwrap();
+            let error = receive(&mut Wire::new(client)).await.err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
+        let (server, client) = duplex(64);
+        drop(server);
+        let error = receive(&mut Wire::new(client)).await.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[tokio::test]
+    async fn output_that_never_runs_dry_does_not_pile_up() {
+        let (mut server, client) = duplex(1000);
+        let mut wire = Wire::new(client);
+        let mut received = 0;
+        for _ in 0..1000 {
+            while wire.unsent() < 4000 {
+                wire.output().extend_from_slice(&[0; 100]);
+            }
+            poll_fn(|cx| wire.poll_write(cx)).await.unwrap();
+            let mut buffer = [0; 1000];
+            received += server.read(&mut buffer).await.unwrap() as u64;
+        }
+        assert!(
+            wire.output.capacity() < 20_000,
+            "{}",
+            wire.output.capacity()
+        );
+        assert!(received <= wire.sent());
+        assert_eq!(wire.end(), wire.sent() + wire.unsent() as u64);
+    }
 }

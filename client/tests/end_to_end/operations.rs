@@ -43,7 +43,7 @@ async fn a_znode_from_creation_to_deletion() {
     assert_eq!(child.path, "/a/n-0000000000");
     assert_eq!(
         client.get_ephemerals("/").await.unwrap(),
-        [child.path.clone()]
+        std::slice::from_ref(&child.path)
     );
     assert_eq!(client.get_children("/").await.unwrap(), ["a"]);
     let (names, stat) = client.get_children_and_stat("/a").await.unwrap();

@@ -17,7 +17,7 @@ enum Fate {
     NotDone,
 }
 
-fn fate<T>(result: Result<T, Error>) -> Fate {
+fn fate<T>(result: &Result<T, Error>) -> Fate {
     match result.as_ref().map_err(Error::outcome) {
         Ok(_) | Err(Outcome::Happened) => Fate::Done,
         Err(Outcome::Unknown) => Fate::Unknown,
@@ -50,7 +50,7 @@ async fn writes_over_breaking_connections_end_as_their_errors_say() {
         replies.extend((HALF..2 * HALF).map(create));
         let mut fates = Vec::new();
         for reply in replies {
-            fates.push(fate(within("a create", reply).await));
+            fates.push(fate(&within("a create", reply).await));
         }
         // A server can still execute what a broken connection has brought. It has got over that
         // once the session is back and a later write is through.

@@ -146,7 +146,12 @@ impl Peer {
     }
 
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).await.unwrap();
+        self.try_send(bytes).await.unwrap();
+    }
+
+    /// As `send_raw`, where the client may have gone.
+    pub(crate) async fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await
     }
 
     pub(crate) async fn hello(&mut self) -> Hello {

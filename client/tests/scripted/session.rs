@@ -306,6 +306,39 @@ async fn frames_may_come_in_pieces_and_in_batches() {
 }
 
 #[tokio::test]
+async fn whatever_a_server_sends_costs_it_the_connection_at_most() {
+    let server = Server::start().await;
+    let mut chance = fastrand::Rng::with_seed(7);
+    let mut frame = |length: usize| {
+        let mut bytes = vec![0; length];
+        chance.fill(&mut bytes);
+        // Half of the frames carry an xid that means something.
+        if let (0..=3, Some(xid)) = (length % 8, bytes.first_chunk_mut::<4>()) {
+            *xid = [-1i32, -2, -4, 1][length % 8].to_be_bytes();
+        }
+        if let Some(err) = bytes.get_mut(12..16) {
+            err.fill(0);
+        }
+        bytes
+    };
+    for length in 0..120 {
+        let client = Client::builder().connect_lazy(&server.address()).unwrap();
+        let pending = client.get_children("/a");
+        let mut peer = server.serve(LONG).await;
+        peer.expect(OpCode::GetChildren).await;
+        let body = frame(length);
+        let claims = [body.len(), 0, 1 << 20, (1 << 31) - 1, 1 << 31, usize::MAX];
+        let claim = claims[length % claims.len()] as u32;
+        // The client may have closed the connection by the second write.
+        let _ = peer.try_send(&claim.to_be_bytes()).await;
+        let _ = peer.try_send(&body).await;
+        drop(peer);
+        let _ = within("the reply", pending).await;
+        assert!(!client.state().is_over());
+    }
+}
+
+#[tokio::test]
 async fn the_ensemble_says_that_a_session_has_expired() {
     let server = Server::start().await;
     let (client, peer) = connect(&server).await;
