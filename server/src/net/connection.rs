@@ -34,15 +34,25 @@ struct Outbox {
     bytes: Vec<u8>,
     /// Answers among the bytes to queued requests.
     answers: usize,
-    closed: bool,
+    end: End,
+}
+
+/// Is the connection to end?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) enum End {
+    #[default]
+    None,
+    /// Once what was asked so far is answered and sent.
+    Draining,
+    /// Once what is in the outbox is sent; nothing more will be answered.
+    Closed,
 }
 
 /// What was taken out of an outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Drained {
     pub(super) answers: usize,
-    /// Nothing more comes: the connection is to be closed once everything is sent.
-    pub(super) closed: bool,
+    pub(super) end: End,
 }
 
 /// See the [module](self).
@@ -139,9 +149,9 @@ impl Connection {
     }
 
     fn fill(&self, mut outbox: parking_lot::MutexGuard<'_, Outbox>) -> bool {
-        if outbox.bytes.len() > OUTBOX_LIMIT && !outbox.closed {
+        if outbox.bytes.len() > OUTBOX_LIMIT && outbox.end != End::Closed {
             tracing::warn!(address = %self.address, "closing a client that does not read");
-            outbox.closed = true;
+            outbox.end = End::Closed;
             outbox.bytes = Vec::new();
         }
         !self.filled.swap(true, Ordering::AcqRel)
@@ -154,9 +164,20 @@ impl Connection {
 
     /// Closes the connection once everything in the outbox is sent.
     pub(crate) fn close(&self) {
-        self.outbox.lock().closed = true;
+        self.end(End::Closed);
+    }
+
+    /// Takes no more requests, and closes the connection once all of them are answered.
+    pub(crate) fn drain_requests(&self) {
+        self.end(End::Draining);
+    }
+
+    fn end(&self, end: End) {
+        let mut outbox = self.outbox.lock();
+        outbox.end = outbox.end.max(end);
+        drop(outbox);
         self.filled.store(true, Ordering::Release);
-        self.wake.notify_one();
+        self.wake();
     }
 
     /// Waits until the outbox holds something. Cancel safe.
@@ -174,7 +195,7 @@ impl Connection {
         if !self.filled.load(Ordering::Acquire) {
             return Drained {
                 answers: 0,
-                closed: false,
+                end: End::None,
             };
         }
         let mut outbox = self.outbox.lock();
@@ -186,7 +207,7 @@ impl Connection {
         }
         Drained {
             answers: std::mem::take(&mut outbox.answers),
-            closed: outbox.closed,
+            end: outbox.end,
         }
     }
 }

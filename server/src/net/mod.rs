@@ -155,9 +155,13 @@ impl Connections {
         self.closed.notify_waiters();
     }
 
-    /// Makes `connection` the one of its session.
+    /// Makes `connection` the one of its session; another one gives way.
     fn attach(&self, session: i64, connection: &Connection) {
-        self.open.lock().by_session.insert(session, connection.id());
+        let mut open = self.open.lock();
+        let before = open.by_session.insert(session, connection.id());
+        if let Some(before) = before.and_then(|id| open.by_id.get(&id)) {
+            before.close();
+        }
     }
 
     /// Closes the connection of a session that is over or has moved, if it is here. What was
@@ -171,6 +175,15 @@ impl Connections {
         if let Some(connection) = connection {
             connection.close();
         }
+    }
+
+    /// Lets all of them end once their requests are answered.
+    pub(crate) fn drain_all(&self) {
+        self.open
+            .lock()
+            .by_id
+            .values()
+            .for_each(|connection| connection.drain_requests());
     }
 
     /// Closes all of them.

@@ -122,6 +122,7 @@ impl Service {
             }
             serving
         });
+        self.connections.drain_all();
         self.queue.lock().stop();
         self.filled.notify_one();
     }

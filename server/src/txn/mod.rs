@@ -6,19 +6,20 @@
 
 mod acl;
 mod pending;
+mod request;
 
 use hashbrown::HashMap;
-use quorate_proto::jute::{Decode, DecodeError, Encode, Reader};
+use quorate_proto::jute::Encode;
 use quorate_proto::{
-    Acl, CheckTxn, CreateContainerTxn, CreateMode, CreateRequest, CreateSessionTxn,
-    CreateTtlRequest, CreateTtlTxn, CreateTxn, DeleteTxn, ErrorCode, Id, MultiOp, MultiRequest,
-    OpCode, Perms, SetAclRequest, SetAclTxn, SetDataRequest, SetDataTxn, Txn, TxnDigest, TxnHeader,
-    VersionRequest, path,
+    Acl, CheckTxn, CreateContainerTxn, CreateMode, CreateSessionTxn, CreateTtlRequest,
+    CreateTtlTxn, CreateTxn, DeleteTxn, ErrorCode, Id, MultiRequest, OpCode, Perms, SetAclRequest,
+    SetAclTxn, SetDataRequest, SetDataTxn, Txn, TxnDigest, TxnHeader, VersionRequest, path,
 };
 
 use crate::storage::log::encode_record;
 use crate::tree::{self, DIGEST_VERSION, Limit, MAX_TTL, Owner, Tree};
 use pending::{Pending, View};
+use request::{Single, WriteRequest};
 
 /// What a server does and does not allow, as far as writes are concerned.
 #[derive(Debug, Clone)]
@@ -584,103 +585,6 @@ impl Preparer {
             }
         }
         Ok(())
-    }
-}
-
-/// A write as its bytes say.
-enum WriteRequest<'a> {
-    Single(Single<'a>),
-    Multi(MultiRequest<'a>),
-}
-
-/// One write. Every create is seen as one with a time to live, which most do not have.
-enum Single<'a> {
-    Create(OpCode, CreateTtlRequest<'a>),
-    Delete(VersionRequest<'a>),
-    SetData(SetDataRequest<'a>),
-    SetAcl(SetAclRequest<'a>),
-    Check(VersionRequest<'a>),
-    Reconfig,
-}
-
-impl<'a> WriteRequest<'a> {
-    fn decode(op: OpCode, body: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(body);
-        let single = match op {
-            OpCode::Create | OpCode::Create2 | OpCode::CreateContainer => {
-                Single::Create(op, without_ttl(reader.read()?))
-            }
-            OpCode::CreateTtl => Single::Create(op, reader.read()?),
-            OpCode::Delete => Single::Delete(reader.read()?),
-            OpCode::SetData => Single::SetData(reader.read()?),
-            OpCode::SetAcl => Single::SetAcl(reader.read()?),
-            OpCode::Reconfig => Single::Reconfig,
-            OpCode::Multi => return decode_multi(body).map(WriteRequest::Multi),
-            _ => {
-                return Err(DecodeError::Unknown {
-                    what: "write",
-                    value: op.number(),
-                });
-            }
-        };
-        Ok(WriteRequest::Single(single))
-    }
-}
-
-/// Reads and unknown create modes do not belong into a multi.
-fn decode_multi(body: &[u8]) -> Result<MultiRequest<'_>, DecodeError> {
-    let multi = MultiRequest::from_slice(body)?;
-    for op in &multi.ops {
-        match op {
-            MultiOp::Create(r) | MultiOp::Create2(r) | MultiOp::CreateContainer(r) => {
-                CreateMode::try_from(r.flags)?;
-            }
-            MultiOp::CreateTtl(r) => {
-                CreateMode::try_from(r.flags)?;
-            }
-            op if op.is_read() => {
-                return Err(DecodeError::Unknown {
-                    what: "multi operation",
-                    value: op.op().number(),
-                });
-            }
-            _ => {}
-        }
-    }
-    Ok(multi)
-}
-
-impl<'a> From<&MultiOp<'a>> for Single<'a> {
-    fn from(op: &MultiOp<'a>) -> Self {
-        match op {
-            MultiOp::Create(r) | MultiOp::Create2(r) | MultiOp::CreateContainer(r) => {
-                Single::Create(op.op(), without_ttl(r.clone()))
-            }
-            MultiOp::CreateTtl(r) => Single::Create(OpCode::CreateTtl, r.clone()),
-            MultiOp::Delete(r) => Single::Delete(r.clone()),
-            MultiOp::SetData(r) => Single::SetData(r.clone()),
-            MultiOp::Check(r) => Single::Check(r.clone()),
-            MultiOp::GetData(r) | MultiOp::GetChildren(r) => Single::Check(VersionRequest {
-                path: r.path,
-                version: -1,
-            }),
-        }
-    }
-}
-
-fn without_ttl(request: CreateRequest<'_>) -> CreateTtlRequest<'_> {
-    let CreateRequest {
-        path,
-        data,
-        acl,
-        flags,
-    } = request;
-    CreateTtlRequest {
-        path,
-        data,
-        acl,
-        flags,
-        ttl: -1,
     }
 }
 

@@ -1,5 +1,5 @@
-use quorate_proto::jute::Encode;
-use quorate_proto::{CreateRequest, SetWatches, TxnEntry};
+use quorate_proto::jute::{Decode, Encode};
+use quorate_proto::{CreateRequest, MultiOp, SetWatches, TxnEntry};
 
 use super::*;
 use crate::storage::log::record_body;

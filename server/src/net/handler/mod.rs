@@ -4,6 +4,8 @@
 //! log; from then on every request goes through that queue, which keeps the order, until the last
 //! of them is answered.
 
+mod handshake;
+
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
@@ -12,17 +14,17 @@ use std::time::Duration;
 
 use quorate_proto::jute::{Decode, Encode, Reader};
 use quorate_proto::{
-    AuthPacket, ConnectRequest, ConnectResponse, ErrorCode, Id, OpCode, ReplyHeader, RequestHeader,
-    SaslToken, frame,
+    AuthPacket, ErrorCode, Id, OpCode, ReplyHeader, RequestHeader, SaslToken, frame,
 };
 use thiserror::Error;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Connection, auth, local, words};
-use crate::service::{Origin, Phase, Queue, Service, accept, wall_clock};
-use crate::session::{PASSWORD_SIZE, password};
+use self::handshake::Handshake;
+use super::connection::{Connection, End};
+use super::{auth, local};
+use crate::service::{Origin, Queue, Service, wall_clock};
 use crate::tree::Tree;
 use crate::txn::Requester;
 
@@ -56,14 +58,6 @@ enum Fault {
     Opcode(i32),
     #[error("no handshake within {0:?}")]
     Silent(Duration),
-}
-
-/// How a handshake ended.
-enum Handshake {
-    /// There is a session.
-    Accepted,
-    /// Nothing more will come; what is to be sent is in the output.
-    Over,
 }
 
 /// Serves one connection to its end.
@@ -129,140 +123,7 @@ impl Handler {
         }
     }
 
-    // The handshake.
-
-    async fn handshake(&mut self) -> Result<Handshake, Fault> {
-        if !self.receive(frame::LENGTH_SIZE).await? {
-            return Ok(Handshake::Over);
-        }
-        if let Some(word) = words::word(&self.input) {
-            self.connection.stats.received.fetch_add(1, Relaxed);
-            self.service.stats.received.fetch_add(1, Relaxed);
-            let words = &self.service.config.four_letter_words;
-            let end = frame::LENGTH_SIZE + words::argument_size(word, words);
-            let argument = if self.receive(end).await? {
-                &self.input[frame::LENGTH_SIZE..end]
-            } else {
-                &[]
-            };
-            if let Some(text) = words::answer(word, argument, &self.service) {
-                self.output.extend_from_slice(text.as_bytes());
-                self.service.stats.sent.fetch_add(1, Relaxed);
-            }
-            return Ok(Handshake::Over);
-        }
-        let max = self.service.config.jute_max_buffer;
-        let frame = loop {
-            if let Some(frame) = frame::split(&self.input, max)? {
-                break frame.to_vec();
-            }
-            if !self.receive(self.input.len() + 1).await? {
-                return Ok(Handshake::Over);
-            }
-        };
-        self.input.drain(..frame::LENGTH_SIZE + frame.len());
-        let request = ConnectRequest::from_slice(&frame)
-            .map_err(|_| Fault::Protocol("the first frame is no handshake"))?;
-        self.connection.stats.received.fetch_add(1, Relaxed);
-        self.service.stats.received.fetch_add(1, Relaxed);
-        self.connect(&request).await
-    }
-
-    /// Reads until there are `len` bytes of input; false if the client has no more.
-    async fn receive(&mut self, len: usize) -> Result<bool, Fault> {
-        while self.input.len() < len {
-            self.stream.readable().await?;
-            let mut chunk = [0; 4096];
-            match self.stream.try_read(&mut chunk) {
-                Ok(0) => return Ok(false),
-                Ok(n) => self.input.extend_from_slice(&chunk[..n]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(true)
-    }
-
-    async fn connect(&mut self, request: &ConnectRequest<'_>) -> Result<Handshake, Fault> {
-        if !self.service.is_serving() {
-            return Ok(Handshake::Over);
-        }
-        let seen = request.last_zxid_seen;
-        if seen > self.service.tree().last_zxid() {
-            tracing::info!(
-                address = %self.connection.address(), zxid = format_args!("{seen:#x}"),
-                "refusing a client that has seen a later transaction than this server"
-            );
-            return Ok(Handshake::Over);
-        }
-        if request.read_only.is_some() {
-            self.connection.set_knows_read_only();
-        }
-        let timeout = self.service.negotiate(request.timeout);
-        match request.session_id {
-            0 => self.open_session(timeout).await,
-            session => Ok(self.resume_session(session, timeout, request.password)),
-        }
-    }
-
-    async fn open_session(&mut self, timeout: i32) -> Result<Handshake, Fault> {
-        let session = self.service.next_session();
-        self.service.connections.attach(session, &self.connection);
-        self.service.stats.outstanding.fetch_add(1, Relaxed);
-        self.service.open_session(session, timeout, self.origin(0));
-        loop {
-            self.connection.filled().await;
-            let drained = self.connection.drain(&mut self.output);
-            if drained.closed {
-                return Ok(Handshake::Over);
-            }
-            if drained.answers > 0 {
-                return Ok(self.accepted(session));
-            }
-        }
-    }
-
-    fn accepted(&mut self, session: i64) -> Handshake {
-        let tracked = self.service.sessions.lock().get(session).cloned();
-        match tracked {
-            Some(session) => {
-                self.connection.set_session(session);
-                Handshake::Accepted
-            }
-            None => Handshake::Over,
-        }
-    }
-
-    /// A connection that a session already has here gives way even before the password is checked.
-    fn resume_session(&mut self, session: i64, timeout: i32, given: Option<&[u8]>) -> Handshake {
-        self.service.connections.close_session(session);
-        let now = self.service.now();
-        let tracked = {
-            let mut sessions = self.service.sessions.lock();
-            let known = given == Some(&password(session)) && sessions.get(session).is_some();
-            known.then(|| sessions.track(session, timeout.max(0).cast_unsigned(), now))
-        };
-        let Some(tracked) = tracked else {
-            let response = ConnectResponse {
-                protocol_version: 0,
-                timeout: 0,
-                session_id: 0,
-                password: Some(&[0; PASSWORD_SIZE]),
-                read_only: self.connection.knows_read_only().then_some(false),
-            };
-            frame::write(&mut self.output, |out| response.encode(out));
-            return Handshake::Over;
-        };
-        self.service.connections.attach(session, &self.connection);
-        self.connection.set_session(tracked);
-        accept(&mut self.output, &self.connection, session, timeout);
-        Handshake::Accepted
-    }
-
-    // Requests and answers.
-
     async fn serve_requests(&mut self) -> Result<(), Fault> {
-        let mut phase = self.service.phase();
         self.take_input();
         loop {
             for _ in 0..TURNS {
@@ -286,9 +147,6 @@ impl Handler {
                     ready?;
                 }
                 () = self.connection.filled() => {}
-                _ = phase.wait_for(|phase| !matches!(phase, Phase::Serving)), if !self.closing => {
-                    self.closing = true;
-                }
             }
         }
     }
@@ -336,10 +194,14 @@ impl Handler {
     fn drain_outbox(&mut self) {
         let drained = self.connection.drain(&mut self.output);
         self.in_flight = self.in_flight.saturating_sub(drained.answers);
-        if drained.closed {
-            // Nobody will answer what is still under way.
-            self.closing = true;
-            self.in_flight = 0;
+        match drained.end {
+            End::None => {}
+            End::Draining => self.closing = true,
+            End::Closed => {
+                // Nobody will answer what is still under way.
+                self.closing = true;
+                self.in_flight = 0;
+            }
         }
         if self.in_flight == 0 {
             self.waiting = 0;
