@@ -203,6 +203,14 @@ impl ServerProcess {
         (status, self.log())
     }
 
+    /// Starts the server and kills it so long afterwards, whatever it does by then.
+    pub fn kill_while_starting(&mut self, after: Duration) {
+        self.address.set_port(free_port());
+        self.spawn();
+        thread::sleep(after);
+        self.kill();
+    }
+
     fn spawn(&mut self) {
         let settings = self
             .settings
