@@ -8,8 +8,9 @@
 
 use std::collections::VecDeque;
 use std::env;
+use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -408,6 +409,10 @@ fn killed_at_any_moment() {
             thread::sleep(pause);
             server.kill();
         });
+        // It may also be killed while it recovers from that.
+        while rng.bool() {
+            server.kill_while_starting(Duration::from_millis(rng.u64(0..60)));
+        }
         server.restart();
         let mut client = RawClient::connect(server.address(), 10_000);
         for writer in &mut writers {
@@ -458,15 +463,13 @@ fn told_to_stop() {
 
 /// A disk of its own, as small as it has to be.
 struct SmallDisk {
-    directory: TempDir,
+    directory: PathBuf,
 }
 
 impl SmallDisk {
-    /// `None` where this process may not mount.
-    fn mount(size: &str) -> Option<Self> {
-        let disk = SmallDisk {
-            directory: TempDir::new().unwrap(),
-        };
+    /// At an empty directory. `None` where this process may not mount.
+    fn mount(directory: PathBuf, size: &str) -> Option<Self> {
+        let disk = SmallDisk { directory };
         disk.run(
             "mount",
             &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"],
@@ -478,14 +481,10 @@ impl SmallDisk {
         assert!(self.run("mount", &["-o", &format!("remount,size={size}")]));
     }
 
-    fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
     fn run(&self, program: &str, arguments: &[&str]) -> bool {
         let output = Command::new(program)
             .args(arguments)
-            .arg(self.path())
+            .arg(&self.directory)
             .output();
         output.is_ok_and(|output| output.status.success())
     }
@@ -497,61 +496,110 @@ impl Drop for SmallDisk {
     }
 }
 
-#[test]
-fn out_of_disk_space() {
-    let Some(disk) = SmallDisk::mount("8m") else {
-        eprintln!("not tested: this process may not mount a small disk");
-        return;
+/// Says why a test tests nothing.
+const MAY_NOT_MOUNT: &str = "not tested: this process may not mount a small disk";
+
+fn create_large(client: &mut RawClient, n: i32) -> Message {
+    let path = format!("/{n}");
+    let request = CreateRequest {
+        path: &path,
+        data: Some(&LARGE),
+        acl: Some(vec![Acl::world(Perms::ALL)]),
+        flags: 0,
     };
-    let settings = settings().with("dataLogDir", disk.path().display());
-    let mut server = ServerProcess::start(Quorate::from_env(), settings);
+    // Where that fails, the end of the connection is to be read.
+    let _ = client.send_request(n + 1, OpCode::Create.number(), &request.to_vec());
+    client.read().unwrap()
+}
+
+/// A hundred of these are more than the small disk holds.
+static LARGE: [u8; 100_000] = [1; 100_000];
+
+/// Checks that the large znodes below `count` are there.
+fn check_large(client: &mut RawClient, count: i32) {
+    for n in 0..count {
+        let path = format!("/{n}");
+        let request = WatchedRequest {
+            path: &path,
+            watch: false,
+        };
+        let (header, body) = client.call(OpCode::GetData, &request);
+        assert_eq!(header.err, ErrorCode::OK, "{path} was acknowledged");
+        let answer = GetDataResponse::from_slice(&body).unwrap();
+        assert_eq!(answer.data, Some(&LARGE[..]));
+    }
+}
+
+/// Creates large znodes until the server stops, as it has to: it says why and where, and does not go
+/// on with files that have a hole. Answers how many it acknowledged.
+fn fill(server: &mut ServerProcess, directory: &Path) -> i32 {
     let mut client = RawClient::connect(server.address(), 10_000);
-    let data = vec![1; 100_000];
     let mut acknowledged = 0;
     loop {
-        let path = format!("/{acknowledged}");
-        let request = CreateRequest {
-            path: &path,
-            data: Some(&data),
-            acl: Some(vec![Acl::world(Perms::ALL)]),
-            flags: 0,
-        };
-        let sent =
-            client.send_request(acknowledged + 1, OpCode::Create.number(), &request.to_vec());
-        match client.read().unwrap() {
-            Message::Reply(header, _) if sent.is_ok() && header.err == ErrorCode::OK => {
-                acknowledged += 1;
-            }
+        match create_large(&mut client, acknowledged) {
+            Message::Reply(header, _) if header.err == ErrorCode::OK => acknowledged += 1,
             Message::Closed => break,
             other => panic!("{other:?}: neither an acknowledgement nor the end"),
         }
         assert!(acknowledged < 1000, "the disk is never full");
     }
     assert!(acknowledged > 10, "{acknowledged}");
-    // It stops rather than to go on with a log that has a hole, and says why and where.
     let status = server.wait();
     assert!(!status.success(), "{status}");
     let log = server.log();
     assert!(log.contains("No space left on device"), "{log}");
-    assert!(log.contains(&*disk.path().to_string_lossy()), "{log}");
+    assert!(log.contains(&*directory.to_string_lossy()), "{log}");
+    acknowledged
+}
 
+#[test]
+fn out_of_space_for_the_log() {
+    let home = TempDir::new().unwrap();
+    let Some(disk) = SmallDisk::mount(home.path().to_owned(), "8m") else {
+        eprintln!("{MAY_NOT_MOUNT}");
+        return;
+    };
+    let settings = settings().with("dataLogDir", home.path().display());
+    let mut server = ServerProcess::start(Quorate::from_env(), settings);
+    let acknowledged = fill(&mut server, home.path());
     disk.grow("64m");
     server.restart();
     let mut client = RawClient::connect(server.address(), 10_000);
-    for n in 0..acknowledged {
-        let path = format!("/{n}");
-        let (header, body) = client.call(
-            OpCode::GetData,
-            &WatchedRequest {
-                path: &path,
-                watch: false,
-            },
-        );
-        assert_eq!(header.err, ErrorCode::OK, "{path} was acknowledged");
-        assert_eq!(
-            GetDataResponse::from_slice(&body).unwrap().data,
-            Some(&data[..])
-        );
-    }
+    check_large(&mut client, acknowledged);
     assert_eq!(client.create("/after", b"", 0), ErrorCode::OK);
+    server.kill();
+}
+
+#[test]
+fn out_of_space_for_snapshots() {
+    let home = TempDir::new().unwrap();
+    let settings = settings()
+        .with("dataLogDir", home.path().display())
+        .with("snapCount", 20);
+    let mut server = ServerProcess::prepare(Quorate::from_env(), settings);
+    let data_dir = server.data_dir();
+    let Some(disk) = SmallDisk::mount(data_dir.clone(), "4m") else {
+        eprintln!("{MAY_NOT_MOUNT}");
+        return;
+    };
+    server.restart();
+    let acknowledged = fill(&mut server, &data_dir);
+    disk.grow("256m");
+    server.restart();
+    let mut client = RawClient::connect(server.address(), 10_000);
+    check_large(&mut client, acknowledged);
+    // There are snapshots again, and nothing is left of the one that failed.
+    let count = |prefix: &str| {
+        let names = fs::read_dir(data_dir.join("version-2")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(prefix)).count()
+    };
+    let before = count("snapshot.");
+    for n in 0..40 {
+        assert_eq!(client.create(&format!("/after-{n}"), b"", 0), ErrorCode::OK);
+    }
+    eventually("a snapshot", Duration::from_secs(20), || {
+        (count("snapshot.") > before && count("tmp") == 0).then_some(())
+    });
+    server.kill();
 }
