@@ -158,6 +158,7 @@ fn storage_options(config: &Config) -> Options {
             SnapshotCompression::Gzip => Compression::Gzip,
             SnapshotCompression::Snappy => Compression::Snappy,
         },
+        digests: config.digest_enabled,
         snap_count: config.snap_count,
         snap_size_limit: config.snap_size_limit,
         log: LogOptions {

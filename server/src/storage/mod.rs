@@ -46,6 +46,8 @@ pub struct Options {
     pub trust_empty_snapshot: bool,
     /// How new snapshots are compressed (`snapshot.compression.method`).
     pub compression: Compression,
+    /// Ends the snapshot of a new database with the digest of the tree (`digest.enabled`).
+    pub digests: bool,
     /// Transactions between two snapshots (`snapCount`).
     pub snap_count: u32,
     /// Bytes of log between two snapshots (`snapSizeLimitInKb`).
@@ -65,6 +67,7 @@ impl Options {
             create_database: true,
             trust_empty_snapshot: false,
             compression: Compression::None,
+            digests: true,
             snap_count: 100_000,
             snap_size_limit: Some(4 << 30),
             log: LogOptions::default(),

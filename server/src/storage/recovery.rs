@@ -244,7 +244,7 @@ impl<'a> Recovery<'a> {
             .iter()
             .any(|finding| finding.case == Case::Empty)
         {
-            let mut source = StillTree::new(&self.tree);
+            let mut source = StillTree::new(&self.tree).with_digest(options.digests);
             snapshot::write(self.disk, &self.dirs.data, options.compression, &mut source)?;
         }
         self.disk.remove(&self.initialize_marker())

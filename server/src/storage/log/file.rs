@@ -116,7 +116,7 @@ impl LogFile {
         if self.ending.is_some() {
             return Ok(false);
         }
-        let left = self.len - self.offset();
+        let left = self.len.saturating_sub(self.offset());
         let head = self.window(self.next, HEAD_SIZE)?;
         let size = match Head::read(head) {
             Some(head) if head.is_padding() => None,
