@@ -15,7 +15,7 @@ use crate::support::{
 const LAST: i64 = 19;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn flipped_bits_in_a_log_lose_nothing_silently(

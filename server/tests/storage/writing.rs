@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use quorate_proto::jute::Encode;
+use quorate_proto::{CreateTxn, Txn, TxnEntry, TxnHeader};
 use quorate_server::storage::epoch::EpochFile;
 use quorate_server::storage::mem_disk::MemDisk;
+use quorate_server::storage::snapshot::{Compression, StillTree};
 use quorate_server::storage::{Options, StorageError};
 
 use crate::support::{DATA, Server, options, path, record, storage, storage_with};
@@ -40,6 +43,66 @@ fn files_grow_ahead_in_steps() {
     let end = 16 + 100 + (11 << 10) + (2 << 10) + (100 << 10);
     assert!(content[16..end].iter().all(|b| *b == 9));
     assert!(content[end..].iter().all(|b| *b == 0) && content.len() > end + 4096);
+}
+
+/// Around the lengths of the buffers that logs and snapshots are read and written with.
+#[test]
+fn transactions_and_znodes_of_any_length() {
+    for compression in [Compression::None, Compression::Gzip, Compression::Snappy] {
+        let disk = MemDisk::new();
+        let storage = storage_with(
+            &disk,
+            Options {
+                compression,
+                ..options()
+            },
+        );
+        let mut tree = storage.recover().unwrap().tree;
+        let mut log = storage.log_writer();
+        let lengths = (0..70)
+            .map(|n| n * 977)
+            .chain((-20..20).map(|n| (256 << 10) + n * 7));
+        for (zxid, length) in (1..).zip(lengths.chain([(1 << 20), (3 << 20) + 1])) {
+            let data: Vec<u8> = (0..length).map(|n: i32| (n ^ (n >> 7)) as u8).collect();
+            let path = format!("/n{zxid}");
+            let txn = Txn::Create(CreateTxn {
+                path: &path,
+                data: Some(&data),
+                acl: None,
+                ephemeral: false,
+                parent_cversion: zxid as i32,
+            });
+            let op = txn.op().number();
+            let header = TxnHeader {
+                session_id: 1,
+                cxid: 0,
+                zxid,
+                time: 0,
+                op,
+            };
+            tree.apply(&header, &txn, &mut ());
+            let digest = Some(tree.digest());
+            let entry = TxnEntry {
+                header,
+                txn,
+                digest,
+            };
+            log.append(zxid, &record(&entry.to_vec())).unwrap();
+        }
+        log.sync().unwrap();
+        let replayed = storage.recover().unwrap();
+        assert_eq!(replayed.report.digests_compared, replayed.report.replayed);
+        assert_eq!(
+            (replayed.tree.digest(), replayed.report.findings),
+            (tree.digest(), vec![])
+        );
+        storage.write_snapshot(&mut StillTree::new(&tree)).unwrap();
+        let loaded = storage.recover().unwrap();
+        assert_eq!(
+            (loaded.tree.digest(), loaded.report.replayed),
+            (tree.digest(), 0)
+        );
+    }
 }
 
 #[test]
