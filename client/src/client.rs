@@ -185,7 +185,8 @@ impl Client {
     }
 
     /// When the last request or heartbeat that was answered had been sent. The ensemble has heard
-    /// of this session at that time or later.
+    /// of this session at that time or later. Answers of a server that is cut off from its ensemble
+    /// ([`State::ConnectedReadOnly`]) do not count.
     pub fn last_heartbeat(&self) -> Option<Instant> {
         self.shared.status.last_heartbeat()
     }
@@ -285,13 +286,17 @@ impl Client {
 
     /// Deletes a znode, whatever its version, in the background: over reconnects, for as long as
     /// the session lives, even if every other handle is dropped meanwhile. Can be called from a
-    /// destructor.
+    /// destructor. The first attempt is ordered at the call.
     pub fn delete_in_background(&self, path: impl Into<String>) {
         let (client, path) = (self.clone(), path.into());
+        let mut first = Some(self.delete(&path, None));
         self.spawn(async move {
             let forever = client.shared.retry.clone().give_up_after(None);
-            let deleted = forever.run_idempotent(|| client.delete(&path, None)).await;
-            match deleted {
+            let delete = || {
+                let queued = first.take();
+                queued.unwrap_or_else(|| client.delete(&path, None))
+            };
+            match forever.run_idempotent(delete).await {
                 Ok(()) | Err(Error::NoNode { .. }) => {}
                 // An ephemeral znode goes with the session.
                 Err(error) if error.is_session_over() => {}

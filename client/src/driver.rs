@@ -292,8 +292,9 @@ impl Driver {
             connection.send_auth(position, &identity.credential);
         }
         connection.send_watches(&mut self.registry, self.status.last_zxid());
+        let heartbeat = (!attached.read_only).then_some(attached.asked);
         self.status
-            .attached(id, password, attached.timeout, attached.asked);
+            .attached(id, password, attached.timeout, heartbeat);
         self.status.set_state(if attached.read_only {
             State::ConnectedReadOnly
         } else {

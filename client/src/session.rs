@@ -172,16 +172,17 @@ impl Status {
         Some(session.with_last_zxid(self.last_zxid()))
     }
 
-    /// A server has taken the session: `heartbeat` is when it was asked.
+    /// A server has taken the session: `heartbeat` is when it was asked, unless it takes sessions
+    /// without its ensemble.
     pub(crate) fn attached(
         &self,
         id: SessionId,
         password: [u8; 16],
         timeout: Duration,
-        heartbeat: Instant,
+        heartbeat: Option<Instant>,
     ) {
         let mut live = self.live.lock();
-        live.last_heartbeat = Some(heartbeat);
+        live.last_heartbeat = heartbeat.or(live.last_heartbeat);
         live.session = Some(Session {
             id,
             password,
@@ -192,6 +193,10 @@ impl Status {
 
     /// A request sent at `sent` was answered.
     pub(crate) fn heartbeat(&self, sent: Instant) {
+        // The ensemble does not hear of it, and expires the session all the same.
+        if self.state() == State::ConnectedReadOnly {
+            return;
+        }
         let mut live = self.live.lock();
         if live.last_heartbeat.is_none_or(|last| last < sent) {
             live.last_heartbeat = Some(sent);

@@ -561,6 +561,38 @@ async fn a_refused_credential_ends_the_handle() {
 }
 
 #[tokio::test]
+async fn the_answers_of_a_read_only_server_do_not_keep_the_session_alive() {
+    let server = Server::start().await;
+    let builder = Client::builder().read_only(true);
+    let address = server.address();
+    let serving = async {
+        let mut peer = server.accept().await;
+        peer.hello().await;
+        peer.answer_hello(0x77, LONG, true).await;
+        peer
+    };
+    let (client, mut peer) = tokio::join!(builder.connect(&address), serving);
+    let client = client.unwrap();
+    let pending = client.sync("/");
+    let request = peer.expect(OpCode::Sync).await;
+    peer.refuse(&request, ErrorCode::NO_NODE).await;
+    pending.await.unwrap_err();
+    assert_eq!(client.last_heartbeat(), None);
+    assert_eq!(client.session_deadline(), None);
+}
+
+#[tokio::test]
+async fn work_in_the_background_is_ordered_at_the_call() {
+    let server = Server::start().await;
+    let (client, mut peer) = connect(&server).await;
+    client.delete_in_background("/lock");
+    let pending = client.exists("/lock");
+    peer.expect(OpCode::Delete).await;
+    peer.expect(OpCode::Exists).await;
+    drop(pending);
+}
+
+#[tokio::test]
 async fn a_read_only_server_is_left_for_one_that_writes() {
     let (first, second) = (Server::start().await, Server::start().await);
     let servers = format!("{},{}", first.address(), second.address());
