@@ -1,1 +1,41 @@
-//! Quorate.
+//! Coordination recipes on an async ZooKeeper client: locks that know when they are lost.
+//!
+//! A recipe is a small type over a [`Client`] and a path. What it hands out is a [`Guard`], which
+//! carries a [fencing token](Guard::fencing_token), [resolves a future](Guard::lost) when it is
+//! lost, [writes](Guard::transaction) only while it is not, and gives back what it guards when it
+//! is dropped. Every future can be dropped at any time and leaves nothing behind on the servers.
+//!
+//! ```no_run
+//! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+//! use quorate_recipes::{Client, Lock};
+//!
+//! let client = Client::connect("localhost:2181").await?;
+//! let guard = Lock::new(&client, "/locks/report").acquire().await?;
+//! println!("writing the report, as grant {}", guard.fencing_token());
+//! guard.release().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Recipes use the znodes of Curator or, where asked, of kazoo ([`Layout`]), so that programs in
+//! other languages take part.
+//!
+//! The whole client is here as [`client`].
+
+mod error;
+mod guard;
+mod hold;
+mod layout;
+mod lock;
+mod protect;
+mod queue;
+
+pub use error::Error;
+pub use guard::{FencedTransaction, FencingToken, Guard};
+pub use hold::{HoldState, LostReason};
+pub use layout::Layout;
+pub use lock::{Contender, Lock};
+pub use quorate_client as client;
+pub use quorate_client::{
+    Acl, Client, ClientBuilder, CreateMode, CreateOptions, Outcome, Perms, SessionId, State,
+};

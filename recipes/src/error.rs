@@ -1,0 +1,84 @@
+//! What can go wrong in a recipe.
+
+use std::time::Duration;
+
+use quorate_client as client;
+use quorate_client::Outcome;
+use thiserror::Error;
+
+use crate::hold::LostReason;
+
+/// Why a recipe failed.
+///
+/// ```
+/// use quorate_recipes::Error;
+///
+/// # fn handle(error: Error) {
+/// match error {
+///     Error::TimedOut { path, within } => println!("{path} was busy for {within:?}"),
+///     Error::Lost { reason, .. } => println!("stop at once: {reason}"),
+///     error if error.is_session_over() => println!("connect anew: {error}"),
+///     error => println!("{error}"),
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An operation failed, or the session ended while the recipe waited.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+
+    /// It was not this caller's turn within the time given. Nothing is held, and the place in the
+    /// queue is given up.
+    #[error("{path:?} could not be acquired within {within:?}")]
+    TimedOut {
+        /// The recipe's path.
+        path: String,
+        /// The time given.
+        within: Duration,
+    },
+
+    /// Among the contenders is a znode that is none of them. Others may not see this queue, or it
+    /// would be waited for in vain, so nothing is granted while it is there.
+    #[error(
+        "{path:?} is not a contender: delete it, give it another parent, \
+         or use the layout of the program that created it"
+    )]
+    ForeignChild {
+        /// The znode.
+        path: String,
+    },
+
+    /// What the guard stood for is not held any more.
+    #[error("{path:?} is not held any more: {reason}")]
+    Lost {
+        /// The recipe's path.
+        path: String,
+        /// Why.
+        reason: LostReason,
+    },
+}
+
+impl Error {
+    /// Whether the operation took effect although it failed; see
+    /// [`client::Error::outcome`](quorate_client::Error::outcome).
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Error::Client(error) => error.outcome(),
+            _ => Outcome::DidNotHappen,
+        }
+    }
+
+    /// Is the session over, so that a new client is needed?
+    pub fn is_session_over(&self) -> bool {
+        match self {
+            Error::Client(error) => error.is_session_over(),
+            Error::Lost { reason, .. } => matches!(
+                reason,
+                LostReason::SessionExpired | LostReason::AuthFailed | LostReason::Closed
+            ),
+            _ => false,
+        }
+    }
+}
