@@ -352,9 +352,13 @@ impl Driver {
     /// Moves requests from the queue into the output, as far as there is room.
     fn poll_commands(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
-        while connection.wire.unsent() < OUTPUT_LIMIT && connection.in_flight() < self.max_in_flight
-        {
-            match self.commands.poll_recv_many(cx, &mut self.batch, BATCH) {
+        while connection.wire.unsent() < OUTPUT_LIMIT {
+            let room = self.max_in_flight.saturating_sub(connection.in_flight());
+            if room == 0 {
+                break;
+            }
+            let limit = room.min(BATCH);
+            match self.commands.poll_recv_many(cx, &mut self.batch, limit) {
                 Poll::Pending => break,
                 Poll::Ready(0) => {
                     if self.farewell.begun == Some(Leave::Close) && !self.farewell.close_sent {

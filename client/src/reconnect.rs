@@ -66,9 +66,14 @@ pub(crate) fn decide(history: &History, chance: f64) -> Decision {
     }
 }
 
-/// Every server gets its share of the session's timeout.
+/// Every server gets its share: of the time that is left to save the session, otherwise of the
+/// session's timeout.
 fn attempt_limit(history: &History, servers: usize) -> Duration {
-    let share = history.timeout / u32::try_from(servers).unwrap_or(u32::MAX);
+    let left = history
+        .silence
+        .and_then(|silence| history.timeout.checked_sub(silence))
+        .unwrap_or(history.timeout);
+    let share = left / u32::try_from(servers).unwrap_or(u32::MAX);
     share.max(SHORTEST_ATTEMPT.min(history.timeout))
 }
 
@@ -175,6 +180,15 @@ mod tests {
     fn a_session_that_can_be_saved_does_not_wait_long() {
         let history = lost(1, 20, T - Duration::from_millis(100));
         assert_eq!(tried(&history, 1.0).1, Duration::from_millis(50));
+    }
+
+    #[test]
+    fn all_servers_share_the_time_that_is_left() {
+        let within = |silence| tried(&lost(3, 0, silence), 0.0).2;
+        assert_eq!(within(Duration::ZERO), T / 3);
+        assert_eq!(within(T / 2), T / 6);
+        assert_eq!(within(T * 9 / 10), SHORTEST_ATTEMPT);
+        assert_eq!(within(T + Duration::from_millis(1)), T / 3);
     }
 
     #[test]

@@ -95,33 +95,43 @@ impl Mailbox {
 
     /// Leaves an event about the server's `path`.
     pub(crate) fn deliver(&self, kind: EventKind, path: &str, zxid: Option<i64>) {
-        let mut inner = self.inner.lock();
-        // A reader that has yet to hear of missed events reads everything anew after that, so it
-        // needs none of the events in between.
-        if inner.missed {
-            return;
-        }
-        if inner.events.len() < MAILBOX_LIMIT {
-            let path = self.chroot.show(path);
-            inner.events.push_back(WatchedEvent { kind, path, zxid });
-        } else {
-            inner.missed = true;
-        }
-        inner.wake();
+        self.change(|inner| {
+            // A reader that has yet to hear of missed events reads everything anew after that, so
+            // it needs none of the events in between.
+            if inner.missed {
+                return;
+            }
+            if inner.events.len() < MAILBOX_LIMIT {
+                let path = self.chroot.show(path);
+                inner.events.push_back(WatchedEvent { kind, path, zxid });
+            } else {
+                inner.missed = true;
+            }
+        });
     }
 
     /// Says that events may be missing from here on.
     pub(crate) fn miss(&self) {
-        let mut inner = self.inner.lock();
-        inner.missed = true;
-        inner.wake();
+        self.change(|inner| inner.missed = true);
     }
 
     /// Says that no further event will come.
     pub(crate) fn end(&self, error: Error) {
-        let mut inner = self.inner.lock();
-        inner.end.get_or_insert(error);
-        inner.wake();
+        self.change(|inner| {
+            inner.end.get_or_insert(error);
+        });
+    }
+
+    /// Changes the mailbox and wakes its reader, who may look into it at once.
+    fn change(&self, change: impl FnOnce(&mut Inner)) {
+        let waker = {
+            let mut inner = self.inner.lock();
+            change(&mut inner);
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     /// Does nobody wait for events any more?
@@ -154,14 +164,6 @@ impl Mailbox {
             none => *none = Some(cx.waker().clone()),
         }
         Poll::Pending
-    }
-}
-
-impl Inner {
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
     }
 }
 
