@@ -1,5 +1,7 @@
 //! The program `quorate-cli` against an embedded server: one-shot commands, scripts, the benchmark.
 
+#![allow(clippy::unwrap_used, reason = "what is missing fails the test")]
+
 use std::process::{Output, Stdio};
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use quorate_proto::jute::Encode;
 use quorate_proto::{Acl, Id, Perms};
 
-/// Number of a list in the [`AclTable`]. Numbers are never used again.
+/// Number of a list in the tree's table of lists. Numbers are never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AclId(u32);
 
