@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use quorate_proto::TxnDigest;
 
@@ -14,6 +15,11 @@ use crate::tree::NodeWalk;
 
 /// Bytes of znodes that are encoded under one hold of the tree's lock.
 const HOLD: usize = 32 << 10;
+
+/// The writer of a snapshot rests once it has worked for this long: see [`Pace`].
+const STINT: Duration = Duration::from_millis(1);
+/// A snapshot gives way to everything else that wants the processor.
+const NICENESS: i32 = 10;
 
 /// Decides when a snapshot is due, and has one taken.
 #[derive(Debug)]
@@ -74,9 +80,14 @@ impl Snapshots {
 }
 
 fn take(storage: &Storage, service: &Service) {
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::debug!(%error, "the snapshot is written at normal priority");
+    }
+    let (walk, pace) = (None, Pace::new());
     match storage.write_snapshot(&mut LiveTree {
         service,
-        walk: None,
+        walk,
+        pace,
     }) {
         Ok(Some(written)) => tracing::info!(
             file = %written.path.display(), bytes = written.len, elapsed = ?written.elapsed,
@@ -91,6 +102,31 @@ fn take(storage: &Storage, service: &Service) {
 struct LiveTree<'a> {
     service: &'a Service,
     walk: Option<NodeWalk>,
+    pace: Pace,
+}
+
+/// Leaves half of the disk's time to the log: what is written takes as long again in rests.
+struct Pace {
+    working_since: Instant,
+    worked: Duration,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Pace {
+            working_since: Instant::now(),
+            worked: Duration::ZERO,
+        }
+    }
+
+    fn rest(&mut self) {
+        self.worked += self.working_since.elapsed();
+        if self.worked >= STINT {
+            thread::sleep(self.worked);
+            self.worked = Duration::ZERO;
+        }
+        self.working_since = Instant::now();
+    }
 }
 
 impl Source for LiveTree<'_> {
@@ -111,6 +147,7 @@ impl Source for LiveTree<'_> {
         if !self.service.is_serving() {
             return Progress::Abandon;
         }
+        self.pace.rest();
         let Some(walk) = &mut self.walk else {
             return Progress::Done;
         };
