@@ -10,3 +10,4 @@ pub mod apache;
 pub mod ours;
 pub mod process;
 pub mod raw;
+pub mod relay;

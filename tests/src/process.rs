@@ -136,8 +136,8 @@ impl ServerProcess {
         }
     }
 
-    /// Where clients connect. The port changes with every start, except by
-    /// [`ServerProcess::restart_here`].
+    /// Where clients connect. The port changes with every start; a [`Relay`](crate::relay::Relay)
+    /// keeps one for clients that are to find the server again.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -173,19 +173,9 @@ impl ServerProcess {
     /// A port that was free a moment ago can be taken by another process; the server then ends at
     /// once, and another port is tried.
     pub fn restart(&mut self) {
-        self.start_on(|_| free_port());
-    }
-
-    /// Starts the server on its directory again, on the port that it had: for clients that are to
-    /// find it again.
-    pub fn restart_here(&mut self) {
-        self.start_on(|port| port);
-    }
-
-    fn start_on(&mut self, port: impl Fn(u16) -> u16) {
         assert!(self.running.is_none(), "{} runs already", self.name());
         for _ in 0..5 {
-            self.address.set_port(port(self.address.port()));
+            self.address.set_port(free_port());
             self.spawn();
             if self.serves() {
                 return;
