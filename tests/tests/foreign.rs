@@ -10,6 +10,7 @@
 use std::env;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -18,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use quorate_tests::apache::Apache;
 use quorate_tests::ours::Quorate;
-use quorate_tests::process::{ServerProcess, Settings};
+use quorate_tests::process::{Program, ServerProcess, Settings};
+use quorate_tests::relay::Relay;
 use tempfile::TempDir;
 
 /// How long a script may take in all; each of them takes a few seconds.
@@ -129,24 +131,49 @@ fn compile(command: &mut Command) {
     assert!(output.status.success(), "{command:?}\n{errors}");
 }
 
+/// A server at an address that outlives it.
+struct Peer {
+    process: ServerProcess,
+    relay: Relay,
+}
+
+impl Peer {
+    fn start(program: impl Program + 'static, settings: Settings) -> Self {
+        let process = ServerProcess::start(program, settings);
+        let relay = Relay::to(process.address());
+        Peer { process, relay }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.relay.address()
+    }
+
+    fn restart(&mut self) {
+        self.relay.close();
+        self.process.kill();
+        self.process.restart();
+        self.relay.open(self.process.address());
+    }
+}
+
 /// Runs `session` against both servers and compares what it tells.
-fn same_transcripts(session: impl Fn(&mut ServerProcess) -> Vec<String>) {
+fn same_transcripts(session: impl Fn(&mut Peer) -> Vec<String>) {
     // Short ticks, so that sessions can expire within a second.
     let settings = Settings::default()
         .with("tickTime", 200)
         .with("maxSessionTimeout", 60_000)
         .with("extendedTypesEnabled", true)
         .with("enforceQuota", true);
-    let mut apache = ServerProcess::start(Apache::from_env(), settings.clone());
+    let mut apache = Peer::start(Apache::from_env(), settings.clone());
     let theirs = session(&mut apache);
-    let mut quorate = ServerProcess::start(Quorate::from_env(), settings);
+    let mut quorate = Peer::start(Quorate::from_env(), settings);
     let ours = session(&mut quorate);
     if let Some(at) = first_difference(&theirs, &ours) {
         panic!(
             "line {at} differs\n--- Apache ZooKeeper\n{}\n--- quorate-server\n{}\n--- its log\n{}",
             around(&theirs, at),
             around(&ours, at),
-            quorate.log()
+            quorate.process.log()
         );
     }
 }
@@ -173,7 +200,7 @@ struct Told {
 }
 
 /// Runs a script until it ends, restarting the server where it asks for that.
-fn run(server: &mut ServerProcess, command: &mut Command, input: &str) -> Told {
+fn run(server: &mut Peer, command: &mut Command, input: &str) -> Told {
     let home = TempDir::new().unwrap();
     let errors_path = home.path().join("stderr");
     let mut child = command
@@ -190,8 +217,7 @@ fn run(server: &mut ServerProcess, command: &mut Command, input: &str) -> Told {
     let ended = loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) if line == RESTART => {
-                server.kill();
-                server.restart_here();
+                server.restart();
                 stdin.write_all(b"done\n").unwrap();
             }
             Ok(line) => transcript.push(line),
@@ -209,7 +235,7 @@ fn run(server: &mut ServerProcess, command: &mut Command, input: &str) -> Told {
     assert!(
         ended && status.success(),
         "{command:?} against {}: {}\n{}\n{errors}",
-        server.name(),
+        server.process.name(),
         if ended {
             status.to_string()
         } else {
