@@ -22,6 +22,11 @@
 //!
 //! The whole client is here as [`client`].
 
+// The programs of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 mod error;
 mod guard;
 mod hold;
