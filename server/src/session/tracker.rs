@@ -13,6 +13,8 @@ pub struct Session {
     id: i64,
     timeout: AtomicU32,
     deadline: AtomicU64,
+    /// The end of the bucket that it waits in.
+    bucket: AtomicU64,
 }
 
 impl Session {
@@ -65,8 +67,11 @@ impl Tracker {
             session.timeout.store(timeout, Ordering::Relaxed);
             session.touch(now);
             let session = Arc::clone(session);
-            // The new deadline may lie in front of the bucket that the session waits in.
-            self.enqueue(&session);
+            // Else it moves on when the bucket that it waits in comes up.
+            let deadline = session.deadline.load(Ordering::Relaxed);
+            if self.bucket(deadline) < session.bucket.load(Ordering::Relaxed) {
+                self.enqueue(&session);
+            }
             return session;
         }
         let deadline = now + u64::from(timeout);
@@ -74,6 +79,7 @@ impl Tracker {
             id,
             timeout: AtomicU32::new(timeout),
             deadline: AtomicU64::new(deadline),
+            bucket: AtomicU64::new(0),
         });
         self.sessions.insert(id, Arc::clone(&session));
         self.enqueue(&session);
@@ -82,6 +88,7 @@ impl Tracker {
 
     fn enqueue(&mut self, session: &Session) {
         let bucket = self.bucket(session.deadline.load(Ordering::Relaxed));
+        session.bucket.store(bucket, Ordering::Relaxed);
         self.buckets.entry(bucket).or_default().push(session.id);
     }
 
@@ -131,6 +138,10 @@ impl Tracker {
                 let Some(session) = self.sessions.get(&id).map(Arc::clone) else {
                     continue;
                 };
+                if session.bucket.load(Ordering::Relaxed) != end {
+                    // It has left for an earlier bucket.
+                    continue;
+                }
                 if self.bucket(session.deadline.load(Ordering::Relaxed)) <= end {
                     self.sessions.remove(&id);
                     expired.push(id);
@@ -174,6 +185,17 @@ mod tests {
         tracker.track(1, 2000, 100);
         assert_eq!(tracker.expire(3000), [1]);
         assert_eq!(tracker.expire(100_000), []);
+    }
+
+    #[test]
+    fn a_session_that_is_resumed_again_and_again_waits_in_one_place() {
+        let mut tracker = Tracker::new(1000);
+        for now in 0..10_000 {
+            tracker.track(1, 5000, now);
+            assert_eq!(tracker.expire(now), []);
+        }
+        assert_eq!(tracker.buckets.values().map(Vec::len).sum::<usize>(), 1);
+        assert_eq!(tracker.expire(15_000), [1]);
     }
 
     #[test]
