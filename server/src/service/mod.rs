@@ -72,6 +72,7 @@ impl Service {
             enforce_quota: config.enforce_quota,
             digest: config.digest_enabled,
             list_ephemerals: config.close_session_txn_enabled,
+            reconfig: config.reconfig_enabled,
             digest_scheme: config.digest_auth_enabled,
         };
         let started = Instant::now();

@@ -590,8 +590,9 @@ impl Tree {
             return;
         };
         let mut numbers = QuotaNumbers::parse(usage.data().unwrap_or_default());
-        numbers.count += count;
-        numbers.bytes += bytes;
+        // Clients can write any usage.
+        numbers.count = numbers.count.wrapping_add(count);
+        numbers.bytes = numbers.bytes.wrapping_add(bytes);
         self.write_usage(target, &numbers);
     }
 

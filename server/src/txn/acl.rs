@@ -2,9 +2,14 @@
 
 use std::borrow::Cow;
 
+use hashbrown::HashSet;
 use quorate_proto::{Acl, ErrorCode, Id};
 
 use crate::tree::IpRange;
+
+/// Bytes of identities in one list. Entries of the scheme `auth`, which are small, stand for all
+/// identities of the requester, which need not be.
+pub(super) const SIZE_LIMIT: usize = 1 << 20;
 
 /// The entries as they are stored: duplicates dropped, `auth` replaced by one entry for each
 /// identity that the requester has proved.
@@ -22,20 +27,22 @@ pub(super) fn resolve<'a>(
         return Ok(Cow::Borrowed(acl));
     }
     let mut resolved: Vec<Acl<'a>> = Vec::with_capacity(acl.len());
-    for (i, entry) in acl.iter().enumerate() {
-        if acl[..i].contains(entry) {
+    let proved = || ids.iter().filter(|id| id.scheme == "digest");
+    let proved_size: usize = proved().map(|id| size_of::<Acl<'_>>() + id.id.len()).sum();
+    let (mut seen, mut expanded) = (HashSet::new(), 0);
+    for entry in acl {
+        if acl.len() > 1 && !seen.insert(entry) {
             continue;
         }
         if entry.id.scheme == "auth" {
-            let before = resolved.len();
-            let proved = ids.iter().filter(|id| id.scheme == "digest");
-            resolved.extend(proved.map(|id| Acl {
+            expanded += proved_size;
+            if proved_size == 0 || expanded > SIZE_LIMIT {
+                return Err(ErrorCode::INVALID_ACL);
+            }
+            resolved.extend(proved().map(|id| Acl {
                 perms: entry.perms,
                 id: id.clone(),
             }));
-            if resolved.len() == before {
-                return Err(ErrorCode::INVALID_ACL);
-            }
         } else if is_valid(&entry.id, digest_scheme) {
             resolved.push(entry.clone());
         } else {
@@ -84,6 +91,26 @@ mod tests {
             ])
         );
         assert_eq!(resolved(&acl, &ids[..1]), Err(ErrorCode::INVALID_ACL));
+    }
+
+    #[test]
+    fn long_lists_take_no_longer_than_they_are() {
+        let acl: Vec<_> = (0..60_000).map(|n| Acl::world(Perms(n))).collect();
+        let begun = std::time::Instant::now();
+        let resolved = resolve(Some(&acl), &[], true).unwrap();
+        assert_eq!(resolved.len(), acl.len());
+        assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn short_lists_do_not_stand_for_endless_ones() {
+        let ids: Vec<_> = (0..1000)
+            .map(|n| Id::new("digest", format!("user{n}:hash")))
+            .collect();
+        let auth = |n| Acl::new(Perms(n), "auth", "");
+        assert_eq!(resolved(&[auth(1)], &ids).unwrap().len(), 1000);
+        let acl: Vec<_> = (0..60_000).map(auth).collect();
+        assert_eq!(resolved(&acl, &ids), Err(ErrorCode::INVALID_ACL));
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Rules {
     pub digest: bool,
     /// Lists the ephemerals of a session in the transaction that closes it.
     pub list_ephemerals: bool,
+    /// Lets the members of the ensemble be changed.
+    pub reconfig: bool,
     /// Authentication schemes that ACLs may name, beside `world`, `auth` and `ip`.
     pub digest_scheme: bool,
 }
@@ -110,7 +112,11 @@ impl Preparer {
         out: &mut Vec<u8>,
     ) -> Option<i64> {
         match WriteRequest::decode(op, body) {
-            Ok(WriteRequest::Multi(multi)) => Some(self.multi(tree, requester, &multi, out)),
+            Ok(WriteRequest::Multi(multi)) => {
+                // A record is about as long as its request, unless identities make it longer.
+                let limit = 4 * body.len() + acl::SIZE_LIMIT;
+                Some(self.multi(tree, requester, &multi, limit, out))
+            }
             Ok(WriteRequest::Single(request)) => {
                 Some(self.record(requester, op, out, |this, zxid, out| {
                     this.single(tree, requester, zxid, &request, out)
@@ -202,15 +208,17 @@ impl Preparer {
         }
     }
 
-    /// All operations or none. The record of a multi that fails names the operations in front of
-    /// the one that failed, and the error.
+    /// All operations or none, in a record that is not much longer than `limit`. The record of a
+    /// multi that fails names the operations in front of the one that failed, and the error.
     fn multi(
         &mut self,
         tree: &Tree,
         requester: Requester<'_>,
         multi: &MultiRequest<'_>,
+        limit: usize,
         out: &mut Vec<u8>,
     ) -> i64 {
+        let begin = out.len();
         self.record(requester, OpCode::Multi, out, |this, zxid, out| {
             let savepoint = this.pending.savepoint();
             let mut failed = false;
@@ -222,6 +230,8 @@ impl Preparer {
                 op.op().encode(out);
                 let outcome = if failed {
                     Err(ErrorCode::RUNTIME_INCONSISTENCY)
+                } else if start - begin > limit {
+                    Err(ErrorCode::INVALID_ACL)
                 } else {
                     quorate_proto::frame::write(out, |out| {
                         this.single(tree, requester, zxid, &Single::from(op), out)
@@ -286,7 +296,12 @@ impl Preparer {
                 .encode(out);
                 Ok(())
             }
-            Single::Reconfig => Err(ErrorCode::RECONFIG_DISABLED),
+            Single::Reconfig if !self.rules.reconfig => Err(ErrorCode::RECONFIG_DISABLED),
+            Single::Reconfig => {
+                self.check_session(tree, requester.session)?;
+                // A server that stands alone has no members to change.
+                Err(ErrorCode::UNIMPLEMENTED)
+            }
         }
     }
 
@@ -564,10 +579,12 @@ impl Preparer {
             return Ok(());
         };
         let limits = [
-            ("count", limits.count_limit(), usage.count + count, count),
-            ("bytes", limits.bytes_limit(), usage.bytes + bytes, bytes),
+            ("count", limits.count_limit(), usage.count, count),
+            ("bytes", limits.bytes_limit(), usage.bytes, bytes),
         ];
         for (what, limit, usage, delta) in limits {
+            // Clients can write any usage.
+            let usage = usage.saturating_add(delta);
             match limit {
                 Some(Limit::Hard(most)) if delta != 0 && usage > most => {
                     return Err(ErrorCode::QUOTA_EXCEEDED);

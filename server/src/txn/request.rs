@@ -2,8 +2,8 @@
 
 use quorate_proto::jute::{Decode, DecodeError, Reader};
 use quorate_proto::{
-    CreateMode, CreateRequest, CreateTtlRequest, MultiOp, MultiRequest, OpCode, SetAclRequest,
-    SetDataRequest, VersionRequest,
+    CreateMode, CreateRequest, CreateTtlRequest, MultiOp, MultiRequest, OpCode, ReconfigRequest,
+    SetAclRequest, SetDataRequest, VersionRequest,
 };
 
 /// A write as its bytes say.
@@ -33,7 +33,10 @@ impl<'a> WriteRequest<'a> {
             OpCode::Delete => Single::Delete(reader.read()?),
             OpCode::SetData => Single::SetData(reader.read()?),
             OpCode::SetAcl => Single::SetAcl(reader.read()?),
-            OpCode::Reconfig => Single::Reconfig,
+            OpCode::Reconfig => {
+                reader.read::<ReconfigRequest<'_>>()?;
+                Single::Reconfig
+            }
             OpCode::Multi => return decode_multi(body).map(WriteRequest::Multi),
             _ => {
                 return Err(DecodeError::Unknown {

@@ -1,5 +1,5 @@
 use quorate_proto::jute::{Decode, Encode};
-use quorate_proto::{CreateRequest, MultiOp, SetWatches, TxnEntry};
+use quorate_proto::{CreateRequest, MultiOp, ReconfigRequest, SetWatches, TxnEntry};
 
 use super::*;
 use crate::storage::log::record_body;
@@ -23,6 +23,7 @@ impl Bench {
             enforce_quota: true,
             digest: true,
             list_ephemerals: true,
+            reconfig: true,
             digest_scheme: true,
         };
         let tree = Tree::new();
@@ -392,4 +393,27 @@ fn bytes_that_make_no_request_get_no_number_unless_they_claim_to_be_a_multi() {
         Err(ErrorCode::MARSHALLING_ERROR)
     );
     assert_eq!(bench.preparer.last_zxid(), last + 1);
+}
+
+#[test]
+fn a_server_that_stands_alone_has_no_members_to_change() {
+    let mut bench = Bench::new();
+    let request = ReconfigRequest {
+        joining: None,
+        leaving: Some("2"),
+        new_members: None,
+        config_id: -1,
+    };
+    let unimplemented = Err(ErrorCode::UNIMPLEMENTED);
+    assert_eq!(bench.write(OpCode::Reconfig, &request), unimplemented);
+    bench.preparer.rules.reconfig = false;
+    let disabled = Err(ErrorCode::RECONFIG_DISABLED);
+    assert_eq!(bench.write(OpCode::Reconfig, &request), disabled);
+    let mut nothing = Vec::new();
+    let requester = Bench::requester(SESSION);
+    let prepared =
+        bench
+            .preparer
+            .prepare(&bench.tree, requester, OpCode::Reconfig, &[], &mut nothing);
+    assert_eq!((prepared, nothing.len()), (None, 0), "it makes no request");
 }
