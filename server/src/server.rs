@@ -229,3 +229,21 @@ impl Builder {
         Server::start(config).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_transaction_that_cannot_be_applied_ends_the_server() {
+        let server = Server::builder().start().await.unwrap();
+        server
+            .service
+            .enqueue(|queue, _| queue.push_record(&[7; 40]));
+        let stopped = timeout(Duration::from_secs(20), server.stopped());
+        let cause = stopped.await.expect("the server waits for more work");
+        assert!(matches!(*cause.unwrap_err(), ServerError::OwnRecord(_)));
+    }
+}

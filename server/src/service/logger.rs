@@ -38,6 +38,15 @@ impl Drop for End {
     }
 }
 
+/// Ends the wait of the logger for more work when the applier ends, be it by a panic.
+struct Stop(Arc<Service>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.drain();
+    }
+}
+
 impl Logger {
     pub(crate) fn new(service: Arc<Service>, log: LogWriter, snapshots: Snapshots) -> Self {
         Logger {
@@ -55,6 +64,8 @@ impl Logger {
             cause: Some(ServerError::Panicked),
         };
         end.cause = self.log_and_apply().err();
+        // If it was the disk that failed, nobody has told the rest yet, least of all a snapshot.
+        self.service.drain();
         self.snapshots.wait();
     }
 
@@ -62,9 +73,13 @@ impl Logger {
         let (durable, to_apply) = mpsc::sync_channel(AHEAD);
         let (done, free) = mpsc::channel();
         let applier = Applier::new(Arc::clone(&self.service));
+        let stop = Stop(Arc::clone(&self.service));
         let applier = thread::Builder::new()
             .name("applier".to_owned())
-            .spawn(move || applier.run(&to_apply, &done))
+            .spawn(move || {
+                let _stop = stop;
+                applier.run(&to_apply, &done)
+            })
             .map_err(ServerError::Thread)?;
         let logged = self.log_batches(&durable, &free);
         // The applier ends behind the last batch.

@@ -173,6 +173,14 @@ impl Queue {
         !self.batch.work.is_empty() && std::mem::take(&mut self.idle)
     }
 
+    /// Queues a transaction of any bytes.
+    #[cfg(test)]
+    pub(crate) fn push_record(&mut self, record: &[u8]) {
+        let first = self.batch.records.is_empty();
+        self.batch.records.extend_from_slice(record);
+        self.push_txn(first, self.preparer.last_zxid() + 1, OpCode::SetData, None);
+    }
+
     pub(super) fn stop(&mut self) {
         self.stopping = true;
     }
