@@ -8,28 +8,23 @@ use sha1::{Digest, Sha1};
 use super::Connection;
 use crate::config::Config;
 
-/// Adds the identities that a credential proves to the connection; false if it proves nothing.
+/// Adds the identities that a credential proves to the connection; false if it proves nothing, or
+/// if the connection has too many of them already.
 pub(super) fn authenticate(
     config: &Config,
     connection: &Connection,
     packet: &AuthPacket<'_>,
 ) -> bool {
     match packet.scheme {
-        "ip" => {
-            connection.add_id(Id::new("ip", connection.address().ip().to_string()));
-            true
-        }
+        "ip" => connection.add_id(Id::new("ip", connection.address().ip().to_string())),
         "digest" if config.digest_auth_enabled => {
             let digest = digest(packet.auth.unwrap_or_default());
-            if config
+            let is_super = config
                 .super_digest
                 .as_ref()
-                .is_some_and(|expected| expected.expose() == digest)
-            {
-                connection.add_id(Id::new("super", ""));
-            }
-            connection.add_id(Id::new("digest", digest));
-            true
+                .is_some_and(|expected| expected.expose() == digest);
+            (!is_super || connection.add_id(Id::new("super", "")))
+                && connection.add_id(Id::new("digest", digest))
         }
         _ => false,
     }

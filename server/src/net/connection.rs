@@ -13,7 +13,12 @@ use crate::service::{Latency, wall_clock};
 use crate::session::Session;
 
 /// A client that does not read what it is sent is given up at this many bytes.
-const OUTBOX_LIMIT: usize = 64 << 20;
+pub(super) const UNREAD_LIMIT: usize = 64 << 20;
+/// Bytes of all identities of a client: each request is checked against them, and an ACL entry of
+/// the scheme `auth` stands for as much.
+const IDS_LIMIT: usize = 64 << 10;
+/// A buffer of more bytes is not kept for the next use.
+pub(super) const KEPT_CAPACITY: usize = 16 << 10;
 
 /// Numbers about a connection, for operators.
 #[derive(Debug, Default)]
@@ -69,6 +74,7 @@ pub(crate) struct Connection {
     ids: Mutex<Arc<[Id<'static>]>>,
     session: OnceLock<Arc<Session>>,
     knows_read_only: AtomicBool,
+    gone: AtomicBool,
     pub(crate) stats: ConnectionStats,
 }
 
@@ -86,6 +92,7 @@ impl Connection {
             ids: Mutex::new(Arc::from([Id::new("ip", address.ip().to_string())])),
             session: OnceLock::new(),
             knows_read_only: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             stats,
         }
     }
@@ -104,11 +111,18 @@ impl Connection {
         Arc::clone(&self.ids.lock())
     }
 
-    pub(super) fn add_id(&self, id: Id<'static>) {
+    /// Adds an identity; false if that were too many.
+    pub(super) fn add_id(&self, id: Id<'static>) -> bool {
         let mut ids = self.ids.lock();
-        if !ids.contains(&id) {
+        if ids.contains(&id) {
+            return true;
+        }
+        let with_it = ids.iter().chain([&id]);
+        let size: usize = with_it.map(|id| id.scheme.len() + id.id.len()).sum();
+        if size <= IDS_LIMIT {
             *ids = ids.iter().cloned().chain([id]).collect();
         }
+        size <= IDS_LIMIT
     }
 
     /// The session, once there is one.
@@ -130,6 +144,16 @@ impl Connection {
         self.knows_read_only.store(true, Ordering::Relaxed);
     }
 
+    /// Has its task ended? Certain only under the lock of the watches.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Its task ends. To be called under the lock of the watches.
+    pub(super) fn leave(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+
     /// Adds the answer to a queued request. True if the connection has to
     /// be [woken](Connection::wake): once for all that is added until then.
     #[must_use]
@@ -149,8 +173,10 @@ impl Connection {
     }
 
     fn fill(&self, mut outbox: parking_lot::MutexGuard<'_, Outbox>) -> bool {
-        if outbox.bytes.len() > OUTBOX_LIMIT && outbox.end != End::Closed {
-            tracing::warn!(address = %self.address, "closing a client that does not read");
+        if outbox.bytes.len() > UNREAD_LIMIT {
+            if outbox.end != End::Closed {
+                tracing::warn!(address = %self.address, "closing a client that does not read");
+            }
             outbox.end = End::Closed;
             outbox.bytes = Vec::new();
         }
@@ -204,6 +230,9 @@ impl Connection {
             std::mem::swap(out, &mut outbox.bytes);
         } else {
             out.append(&mut outbox.bytes);
+        }
+        if outbox.bytes.capacity() > KEPT_CAPACITY {
+            outbox.bytes = Vec::new();
         }
         Drained {
             answers: std::mem::take(&mut outbox.answers),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
 use quorate_proto::jute::{Decode, DecodeError, Encode, Reader};
 use quorate_proto::{
     AddWatchMode, ClientInfo, ErrorCode, ErrorResponse, EventType, GetAllChildrenNumberResponse,
@@ -12,7 +13,10 @@ use quorate_proto::{
 use super::Connection;
 use super::auth;
 use crate::service::{Service, encode_event};
-use crate::tree::{self, Node, Tree};
+use crate::tree::{self, Node, Tree, Watches};
+
+/// Bytes that one multiRead may read: its operations are small, and what they read need not be.
+const MULTI_READ_LIMIT: usize = 64 << 20;
 
 /// A request that needs no transaction.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +90,15 @@ pub(crate) fn answer(service: &Service, tree: &Tree, request: &Request<'_>, out:
     });
 }
 
+/// The watches, to add some for `connection`. None once that is gone: it would never take them away.
+fn watches_for<'a>(
+    service: &'a Service,
+    connection: &Connection,
+) -> Option<MutexGuard<'a, Watches<Arc<Connection>>>> {
+    let watches = service.watches.lock();
+    (!connection.is_gone()).then_some(watches)
+}
+
 /// A request that cannot be decoded.
 fn malformed(_: DecodeError) -> ErrorCode {
     ErrorCode::MARSHALLING_ERROR
@@ -136,27 +149,18 @@ impl<'a> Answerer<'a> {
         }
     }
 
-    fn watch_data(&self, path: &str) {
+    fn watch(&self, add: impl FnOnce(&mut Watches<Arc<Connection>>, u64, &Arc<Connection>)) {
         let connection = self.request.connection;
-        self.service
-            .watches
-            .lock()
-            .watch_data(connection.id(), connection, path);
-    }
-
-    fn watch_children(&self, path: &str) {
-        let connection = self.request.connection;
-        self.service
-            .watches
-            .lock()
-            .watch_children(connection.id(), connection, path);
+        if let Some(mut watches) = watches_for(self.service, connection) {
+            add(&mut watches, connection.id(), connection);
+        }
     }
 
     fn get_data(&self, out: &mut Vec<u8>) -> Result<(), ErrorCode> {
         let WatchedRequest { path, watch } = self.decode()?;
         let node = self.readable(path)?;
         if watch {
-            self.watch_data(path);
+            self.watch(|watches, id, sink| watches.watch_data(id, sink, path));
         }
         node.data().encode(out);
         node.stat().encode(out);
@@ -173,7 +177,7 @@ impl<'a> Answerer<'a> {
             return Err(ErrorCode::NO_AUTH);
         }
         if watch {
-            self.watch_data(path);
+            self.watch(|watches, id, sink| watches.watch_data(id, sink, path));
         }
         node.ok_or(ErrorCode::NO_NODE)?.stat().encode(out);
         Ok(())
@@ -183,7 +187,7 @@ impl<'a> Answerer<'a> {
         let WatchedRequest { path, watch } = self.decode()?;
         let node = self.readable(path)?;
         if watch {
-            self.watch_children(path);
+            self.watch(|watches, id, sink| watches.watch_children(id, sink, path));
         }
         self.encode_children(node, out);
         if self.request.op == OpCode::GetChildren2 {
@@ -248,7 +252,11 @@ impl<'a> Answerer<'a> {
         if !ops.iter().all(MultiOp::is_read) {
             return Err(ErrorCode::MARSHALLING_ERROR);
         }
+        let start = out.len();
         for op in &ops {
+            if out.len() - start > MULTI_READ_LIMIT {
+                return Err(ErrorCode::MARSHALLING_ERROR);
+            }
             let (MultiOp::GetData(request) | MultiOp::GetChildren(request)) = op else {
                 continue;
             };
@@ -287,11 +295,7 @@ impl<'a> Answerer<'a> {
     fn add_watch(&self, out: &mut Vec<u8>) -> Result<(), ErrorCode> {
         let WatchRequest { path, kind } = self.decode()?;
         let mode = AddWatchMode::try_from(kind).map_err(malformed)?;
-        let connection = self.request.connection;
-        self.service
-            .watches
-            .lock()
-            .watch_persistently(connection.id(), connection, path, mode);
+        self.watch(|watches, id, sink| watches.watch_persistently(id, sink, path, mode));
         ErrorResponse { err: ErrorCode::OK }.encode(out);
         Ok(())
     }
@@ -362,7 +366,9 @@ fn reconcile(
     out: &mut Vec<u8>,
 ) {
     let mut tell = |event, path| encode_event(out, xid::NOTIFICATION.into(), event, path);
-    let mut table = service.watches.lock();
+    let Some(mut table) = watches_for(service, connection) else {
+        return;
+    };
     let id = connection.id();
     let stat = |path: &str| tree.get(path).map(Node::stat);
     for path in &watches.data {

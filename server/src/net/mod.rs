@@ -82,6 +82,10 @@ fn welcome(service: &Arc<Service>, stream: TcpStream, address: SocketAddr) {
         tracing::warn!(%address, "connection refused: too many (maxClientCnxns, maxCnxns)");
         return;
     };
+    if !service.is_serving() {
+        // The connections that there were have been told already.
+        connection.close();
+    }
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%address, %error, "no TCP_NODELAY");
     }
@@ -116,17 +120,12 @@ impl Connections {
         let mut open = self.open.lock();
         let config = &service.config;
         let total = u32::try_from(open.by_id.len()).unwrap_or(u32::MAX);
-        let of_client = open.by_address.entry(address.ip()).or_default();
-        if config
-            .max_client_cnxns
-            .is_some_and(|most| most > 0 && *of_client >= most)
-            || config
-                .max_cnxns
-                .is_some_and(|most| most > 0 && total >= most)
-        {
+        let of_client = open.by_address.get(&address.ip()).map_or(0, |count| *count);
+        let is_full = |most: Option<u32>, count| most.is_some_and(|most| most > 0 && count >= most);
+        if is_full(config.max_client_cnxns, of_client) || is_full(config.max_cnxns, total) {
             return None;
         }
-        *of_client += 1;
+        *open.by_address.entry(address.ip()).or_default() += 1;
         let id = self.next_id.fetch_add(1, Relaxed);
         let connection = Arc::new(Connection::new(id, address));
         open.by_id.insert(id, Arc::clone(&connection));

@@ -169,7 +169,7 @@ fn numbers(service: &Service, out: &mut String) {
         stats.received.load(Relaxed),
         stats.sent.load(Relaxed),
         service.connections.len(),
-        stats.outstanding.load(Relaxed).max(0),
+        stats.outstanding.load(Relaxed),
         nodes + COUNTED_TWICE,
     );
 }
@@ -512,10 +512,7 @@ fn mntr(service: &Service, out: &mut String) {
         ("packets_received", &stats.received.load(Relaxed)),
         ("packets_sent", &stats.sent.load(Relaxed)),
         ("num_alive_connections", &service.connections.len()),
-        (
-            "outstanding_requests",
-            &stats.outstanding.load(Relaxed).max(0),
-        ),
+        ("outstanding_requests", &stats.outstanding.load(Relaxed)),
         ("uptime", &service.now()),
         ("znode_count", &(nodes + COUNTED_TWICE)),
         ("watch_count", &service.watches.lock().total()),

@@ -21,6 +21,9 @@ use crate::tree::{AclList, Applied, Observer, Tree, Watches};
 /// Requests answered under one hold of the tree's lock: reads wait no longer than these take.
 const HOLD: usize = 64;
 
+/// Memory that one huge answer has left behind is not kept for ever.
+const KEPT_CAPACITY: usize = 1 << 20;
+
 /// Applies and answers, on a thread of its own.
 #[derive(Debug)]
 pub(super) struct Applier {
@@ -128,6 +131,7 @@ impl Applier {
         scratch.clear();
         local::answer(&self.service, tree, &request, &mut scratch);
         self.answer(origin, |out| out.extend_from_slice(&scratch));
+        scratch.shrink_to(KEPT_CAPACITY);
         self.scratch = scratch;
     }
 
@@ -176,7 +180,7 @@ impl Applier {
         let stats = &self.service.stats;
         let now = self.service.now();
         let (time, zxid) = (wall_clock(), self.service.tree().last_zxid());
-        let mut answered = 0;
+        let mut answered = 0_i64;
         for work in &batch.work {
             let (Work::Txn {
                 origin: Some(origin),
@@ -196,10 +200,9 @@ impl Applier {
             of_connection.last_zxid.store(zxid, Relaxed);
             answered += 1;
         }
-        stats.sent.fetch_add(answered, Relaxed);
-        stats
-            .outstanding
-            .fetch_sub(batch.work.len() as i64, Relaxed);
+        stats.sent.fetch_add(answered.cast_unsigned(), Relaxed);
+        // What the server does by itself was never counted.
+        stats.outstanding.fetch_sub(answered, Relaxed);
     }
 }
 

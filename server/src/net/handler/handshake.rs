@@ -59,10 +59,15 @@ impl Handler {
         self.connect(&request).await
     }
 
-    /// Reads until there are `len` bytes of input; false if the client has no more.
+    /// Reads until there are `len` bytes of input; false if the client has no more, or the server
+    /// stops.
     async fn receive(&mut self, len: usize) -> Result<bool, Fault> {
         while self.input.len() < len {
-            self.stream.readable().await?;
+            tokio::select! {
+                readable = self.stream.readable() => readable?,
+                // Without a session there is nothing to be told but the end.
+                () = self.connection.filled() => return Ok(false),
+            }
             let mut chunk = [0; 4096];
             match self.stream.try_read(&mut chunk) {
                 Ok(0) => return Ok(false),
@@ -145,6 +150,10 @@ impl Handler {
             return Handshake::Over;
         };
         self.service.connections.attach(session, &self.connection);
+        if self.service.sessions.lock().get(session).is_none() {
+            // It ended before it could find this connection to close it.
+            return Handshake::Over;
+        }
         self.connection.set_session(tracked);
         accept(&mut self.output, &self.connection, session, timeout);
         Handshake::Accepted

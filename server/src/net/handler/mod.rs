@@ -19,10 +19,11 @@ use quorate_proto::{
 use thiserror::Error;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use self::handshake::Handshake;
-use super::connection::{Connection, End};
+use super::connection::{Connection, End, KEPT_CAPACITY, UNREAD_LIMIT};
 use super::{auth, local};
 use crate::service::{Origin, Queue, Service, wall_clock};
 use crate::tree::Tree;
@@ -32,8 +33,6 @@ use crate::txn::Requester;
 const READ_SIZE: usize = 256 << 10;
 /// Answers that may wait for a client to read them before more of its requests are looked at.
 const OUTPUT_LIMIT: usize = 1 << 20;
-/// Buffers up to this size are kept while a connection is idle.
-const KEPT_CAPACITY: usize = 16 << 10;
 /// Requests of one connection that wait behind its writes at most: their answers, which may be
 /// large, all come at once.
 const WAITING_LIMIT: usize = 16;
@@ -58,21 +57,42 @@ enum Fault {
     Opcode(i32),
     #[error("no handshake within {0:?}")]
     Silent(Duration),
+    #[error("it leaves {0} bytes unread")]
+    Deaf(usize),
 }
 
 /// Serves one connection to its end.
 pub(super) async fn serve(service: Arc<Service>, connection: Arc<Connection>, stream: TcpStream) {
-    let mut handler = Handler::new(Arc::clone(&service), Arc::clone(&connection), stream);
-    let outcome = handler.run().await;
-    service.connections.remove(&connection);
-    service.watches.lock().remove_watcher(connection.id());
+    let presence = Presence {
+        service: Arc::clone(&service),
+        connection: Arc::clone(&connection),
+    };
     let address = connection.address();
+    let outcome = Handler::new(service, connection, stream).run().await;
+    drop(presence);
     match outcome {
         Ok(()) => tracing::debug!(%address, "connection closed"),
         Err(Fault::Io(error)) => tracing::debug!(%address, %error, "connection lost"),
         Err(fault) => {
             tracing::warn!(%address, error = %fault, "connection closed: its client misbehaves");
         }
+    }
+}
+
+/// A connection among those of the service: it leaves when its task ends, be it by a panic.
+struct Presence {
+    service: Arc<Service>,
+    connection: Arc<Connection>,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let mut watches = self.service.watches.lock();
+        // What is still queued may be answered later, and must not watch anything then.
+        self.connection.leave();
+        watches.remove_watcher(self.connection.id());
+        drop(watches);
+        self.service.connections.remove(&self.connection);
     }
 }
 
@@ -93,6 +113,8 @@ struct Handler {
     closing: bool,
     /// The client sends no more.
     ended: bool,
+    /// The answer to a request that ends the connection: it comes behind all others.
+    last_words: Option<ReplyHeader>,
     fault: Option<Fault>,
 }
 
@@ -109,6 +131,7 @@ impl Handler {
             waiting: 0,
             closing: false,
             ended: false,
+            last_words: None,
             fault: None,
         }
     }
@@ -126,13 +149,16 @@ impl Handler {
     async fn serve_requests(&mut self) -> Result<(), Fault> {
         self.take_input();
         loop {
-            for _ in 0..TURNS {
-                if !self.turn()? {
-                    break;
-                }
+            let mut turns = 0;
+            while turns < TURNS && self.turn()? {
+                turns += 1;
             }
             if self.is_over() {
                 return self.finish().await;
+            }
+            if turns == TURNS {
+                yield_now().await;
+                continue;
             }
             self.release_buffers();
             let interest = match (self.wants_input(), self.sent < self.output.len()) {
@@ -144,7 +170,10 @@ impl Handler {
             };
             tokio::select! {
                 ready = self.stream.ready(interest) => {
-                    ready?;
+                    if ready?.is_error() {
+                        let error = self.stream.take_error()?;
+                        return Err(error.unwrap_or(io::ErrorKind::ConnectionReset.into()).into());
+                    }
                 }
                 () = self.connection.filled() => {}
             }
@@ -157,6 +186,9 @@ impl Handler {
         self.drain_outbox();
         let mut progress = self.output.len() != had;
         progress |= self.send()?;
+        if progress && self.unread() > UNREAD_LIMIT {
+            return Err(Fault::Deaf(self.unread()));
+        }
         if self.wants_input() {
             // What had to wait may go on now; only then is more read.
             progress |= self.take_input();
@@ -176,6 +208,9 @@ impl Handler {
     /// Sends the rest, within bounds, and ends.
     async fn finish(&mut self) -> Result<(), Fault> {
         self.drain_outbox();
+        if let Some(reply) = self.last_words.take() {
+            frame::write(&mut self.output, |out| reply.encode(out));
+        }
         let send = async {
             while self.sent < self.output.len() {
                 if !self.send()? {
@@ -214,7 +249,12 @@ impl Handler {
     }
 
     fn has_room_for_answers(&self) -> bool {
-        self.output.len() - self.sent < OUTPUT_LIMIT
+        self.unread() < OUTPUT_LIMIT
+    }
+
+    /// Bytes of answers and events that the client has not taken yet.
+    fn unread(&self) -> usize {
+        self.output.len() - self.sent
     }
 
     /// May one more request be queued, where `queued` are not counted yet? Not while the
@@ -232,8 +272,9 @@ impl Handler {
         match self.stream.try_write(&self.output[self.sent..]) {
             Ok(n) => {
                 self.sent += n;
-                if self.sent == self.output.len() {
-                    self.output.clear();
+                // A client that always leaves a little must not make the buffer grow for ever.
+                if self.sent >= self.unread() {
+                    self.output.drain(..self.sent);
                     self.sent = 0;
                 }
                 Ok(n > 0)
@@ -411,9 +452,10 @@ impl Handler {
                 };
                 self.push(queue, tree, requester, op, body, &ids);
             }
+            // Before any of it can be answered.
+            let queued = self.in_flight - before;
+            service.stats.outstanding.fetch_add(queued as i64, Relaxed);
         });
-        let queued = self.in_flight - before;
-        service.stats.outstanding.fetch_add(queued as i64, Relaxed);
     }
 
     fn push(
@@ -563,7 +605,7 @@ impl Handler {
     }
 
     fn refuse(&mut self, reply: ReplyHeader) {
-        frame::write(&mut self.output, |out| reply.encode(out));
+        self.last_words = Some(reply);
     }
 
     fn close(&mut self, fault: Fault) {
