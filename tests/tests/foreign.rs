@@ -7,17 +7,16 @@
     reason = "a step that fails is a test that fails, and says where"
 )]
 
-use std::env;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use quorate_tests::apache::Apache;
+use quorate_tests::foreign::{self, compile, java, script};
 use quorate_tests::ours::Quorate;
 use quorate_tests::process::{Program, ServerProcess, Settings};
 use quorate_tests::relay::Relay;
@@ -29,20 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// The line by which a script asks for a restart of the server.
 const RESTART: &str = "@restart";
 
-/// Where Debian puts Java libraries.
-const JARS: &str = "/usr/share/java";
-
 #[test]
 fn kazoo() {
-    let python = env::var_os("QUORATE_PYTHON").unwrap_or_else(|| "python3".into());
     same_transcripts(|server| {
-        let mut command = Command::new(&python);
-        // Python would leave its compiled form beside the script.
-        command
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .arg(script("kazoo_session.py"));
-        command.arg(server.address().to_string());
-        run(server, &mut command, "").transcript
+        let mut command = foreign::python("kazoo_session.py");
+        run(server, command.arg(server.address().to_string()), "").transcript
     });
 }
 
@@ -77,58 +67,11 @@ fn zk_cli() {
 
 #[test]
 fn curator() {
-    let home = TempDir::new().unwrap();
-    let jars = [
-        "zookeeper",
-        "zookeeper-jute",
-        "curator-recipes",
-        "curator-framework",
-        "curator-client",
-        "guava",
-        "slf4j-api",
-        "slf4j-nop",
-    ];
-    // Debian's compiler for a machine that has no JDK.
-    compile(
-        Command::new("java")
-            .args(["-cp", &format!("{JARS}/*")])
-            .arg("org.eclipse.jdt.internal.compiler.batch.Main")
-            .args(["-17", "-proc:none", "-cp", &class_path(&jars), "-d"])
-            .args([home.path(), &script("CuratorSession.java")]),
-    );
+    let program = foreign::Curator::compile("CuratorSession");
     same_transcripts(|server| {
-        let mut command = Command::new("java");
-        command
-            .arg("-cp")
-            .arg(format!("{}:{}", home.path().display(), class_path(&jars)))
-            .arg("CuratorSession")
-            .arg(server.address().to_string());
-        run(server, &mut command, "").transcript
+        let mut command = program.command();
+        run(server, command.arg(server.address().to_string()), "").transcript
     });
-}
-
-/// A file of `tests/foreign`.
-fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("foreign")
-        .join(name)
-}
-
-fn class_path(jars: &[&str]) -> String {
-    let paths: Vec<String> = jars.iter().map(|jar| format!("{JARS}/{jar}.jar")).collect();
-    paths.join(":")
-}
-
-fn java(jars: &[&str]) -> Command {
-    let mut java = Command::new("java");
-    java.args(["-XX:TieredStopAtLevel=1", "-cp", &class_path(jars)]);
-    java
-}
-
-fn compile(command: &mut Command) {
-    let output = command.output().expect("the compiler is installed");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}\n{errors}");
 }
 
 /// A server at an address that outlives it.
