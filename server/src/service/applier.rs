@@ -146,6 +146,7 @@ impl Applier {
         let applied = {
             let mut watches = self.service.watches.lock();
             let mut dispatcher = Dispatcher {
+                skip_acl: self.service.config.skip_acl,
                 watches: &mut watches,
                 zxid: entry.header.zxid,
                 frame: &mut self.scratch,
@@ -208,6 +209,8 @@ impl Applier {
 
 /// Hands watch events to the connections that wait for them.
 struct Dispatcher<'a> {
+    /// Whoever may read everything hears of everything, too.
+    skip_acl: bool,
     watches: &'a mut Watches<Arc<Connection>>,
     zxid: i64,
     /// The event's frame: encoded once for all who hear of it.
@@ -218,7 +221,7 @@ struct Dispatcher<'a> {
 impl Observer for Dispatcher<'_> {
     fn changed(&mut self, event: EventType, path: &str, acl: &AclList) {
         self.frame.clear();
-        let public = acl.permits(Perms::READ, &[]);
+        let public = self.skip_acl || acl.permits(Perms::READ, &[]);
         self.watches.fire(event, path, |connection| {
             if self.frame.is_empty() {
                 encode_event(self.frame, self.zxid, event, path);

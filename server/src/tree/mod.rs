@@ -358,11 +358,13 @@ impl Tree {
         }
         let stat = stat_at_birth(header.zxid, header.time, owner);
         let id = self.insert(Some(parent), txn.path, txn.data, stat, acl);
+        // A node that shows the usage of a quota is answered as it was sent.
+        let created = self.nodes.expect(id).stat();
         self.note_quota_created(txn.path);
         self.charge_quota(txn.path, 1, len(txn.data));
         observer.changed(EventType::NodeCreated, txn.path, self.acl_list(acl));
         self.tell_children_changed(parent, observer);
-        Applied::Stat(self.nodes.expect(id).stat())
+        Applied::Stat(created)
     }
 
     /// A replayed create must not take back what a later one did.
@@ -571,12 +573,14 @@ impl Tree {
 
     /// Counts the subtree of a quota afresh.
     fn recount_quota(&mut self, target: &str) {
-        let Some(node) = self.get(target) else { return };
-        let (mut count, mut bytes) = (1, len(node.data()));
-        self.visit_below(node, |node| {
-            count += 1;
-            bytes += len(node.data());
-        });
+        let (mut count, mut bytes) = (0, 0);
+        if let Some(node) = self.get(target) {
+            (count, bytes) = (1, len(node.data()));
+            self.visit_below(node, |node| {
+                count += 1;
+                bytes += len(node.data());
+            });
+        }
         self.write_usage(target, &QuotaNumbers::usage(count, bytes));
     }
 

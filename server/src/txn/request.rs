@@ -49,17 +49,21 @@ impl<'a> WriteRequest<'a> {
     }
 }
 
-/// Reads and unknown create modes do not belong into a multi.
+/// Reads do not belong into a multi, nor do modes that the opcode cannot have.
 fn decode_multi(body: &[u8]) -> Result<MultiRequest<'_>, DecodeError> {
-    let multi = MultiRequest::from_slice(body)?;
-    for op in &multi.ops {
+    let mut multi = MultiRequest::from_slice(body)?;
+    for op in &mut multi.ops {
         match op {
-            MultiOp::Create(r) | MultiOp::Create2(r) | MultiOp::CreateContainer(r) => {
-                CreateMode::try_from(r.flags)?;
+            MultiOp::Create(r) | MultiOp::Create2(r) | MultiOp::CreateContainer(r)
+                if CreateMode::try_from(r.flags)?.is_ttl() =>
+            {
+                return Err(DecodeError::Unknown {
+                    what: "create mode without a time to live",
+                    value: r.flags,
+                });
             }
-            MultiOp::CreateTtl(r) => {
-                CreateMode::try_from(r.flags)?;
-            }
+            // Here the flags decide, not the opcode.
+            MultiOp::CreateTtl(r) if !has_ttl_mode(r) => *op = MultiOp::Create(with_no_ttl(r)),
             op if op.is_read() => {
                 return Err(DecodeError::Unknown {
                     what: "multi operation",
@@ -70,6 +74,19 @@ fn decode_multi(body: &[u8]) -> Result<MultiRequest<'_>, DecodeError> {
         }
     }
     Ok(multi)
+}
+
+fn has_ttl_mode(request: &CreateTtlRequest<'_>) -> bool {
+    CreateMode::try_from(request.flags).is_ok_and(CreateMode::is_ttl)
+}
+
+fn with_no_ttl<'a>(request: &CreateTtlRequest<'a>) -> CreateRequest<'a> {
+    CreateRequest {
+        path: request.path,
+        data: request.data,
+        acl: request.acl.clone(),
+        flags: request.flags,
+    }
 }
 
 impl<'a> From<&MultiOp<'a>> for Single<'a> {
