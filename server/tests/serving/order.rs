@@ -1,7 +1,11 @@
 //! What comes in which order (spec: client protocol, sections 3 and 10.3).
 
 use quorate_proto::jute::Encode;
-use quorate_proto::{ErrorCode, EventType, OpCode, PathRecord, WatchRequest, xid};
+use quorate_proto::{
+    ErrorCode, EventType, MultiOp, MultiRequest, OpCode, PathRecord, VersionRequest, WatchRequest,
+    xid,
+};
+use tokio::task::{JoinSet, yield_now};
 
 use crate::client::{Client, Message, Nothing, data_of, request, unwatched, watched, znode};
 use crate::{await_metric, metric, server};
@@ -99,6 +103,50 @@ async fn the_own_write_is_answered_behind_its_event() {
     let created = Message::Event(EventType::NodeCreated, "/n".to_owned());
     assert_eq!(client.next().await, created);
     assert_eq!(client.next().await.outcome(), (7, ErrorCode::OK));
+}
+
+/// Makes and removes many znodes at once, again and again, so that others have to wait.
+async fn keep_busy(mut client: Client, name: &'static str) {
+    let paths: Vec<String> = (0..1000).map(|n| format!("/{name}{n}")).collect();
+    let create = |path| MultiOp::Create(znode(path, b"", 0));
+    let delete = |path| MultiOp::Delete(VersionRequest { path, version: -1 });
+    let create: Vec<_> = paths.iter().map(|path| create(path)).collect();
+    let delete: Vec<_> = paths.iter().map(|path| delete(path)).collect();
+    let rounds = [create, delete].map(|ops| MultiRequest { ops });
+    for round in rounds.iter().cycle() {
+        client.call(OpCode::Multi, round).await;
+    }
+}
+
+/// What a session asked on a connection that it has left does not come behind what it asks now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_connection_that_gave_way_writes_no_more() {
+    let (_server, address) = server(|_| {}).await;
+    let mut noise = JoinSet::new();
+    for name in ["a", "b", "c"] {
+        noise.spawn(keep_busy(Client::connect(address).await, name));
+    }
+    let mut old = Client::connect(address).await;
+    assert_eq!(old.create("/n", b"").await, ErrorCode::OK);
+    let set = request(1, OpCode::SetData, &data_of("/n", b"old")).repeat(50);
+    for round in 0..40 {
+        let (session, set) = (old.session.clone(), set.clone());
+        let sends = tokio::spawn(async move {
+            while old.try_send(&set).await.is_ok() {
+                yield_now().await;
+            }
+        });
+        let mut new = Client::resume(address, &session).await;
+        assert_eq!(new.set("/n", b"new").await, ErrorCode::OK);
+        for _ in 0..3 {
+            new.sync().await;
+            let (_, data) = new.call(OpCode::GetData, &unwatched("/n")).await;
+            assert_eq!(&data[4..7], b"new", "in round {round}");
+        }
+        sends.await.unwrap();
+        old = new;
+    }
+    noise.shutdown().await;
 }
 
 #[tokio::test]

@@ -339,7 +339,7 @@ impl Handler {
         if self.in_flight == 0 {
             self.answer_reads(&mut frames);
         }
-        if !self.closing && frames.at < input.len() && self.has_room_for_answers() {
+        if !self.closing && frames.has_next() && self.has_room_for_answers() {
             self.enqueue(&mut frames);
         }
         if frames.requests > 0 {
@@ -427,10 +427,13 @@ impl Handler {
     /// Queues requests, under one hold of the queue's lock.
     fn enqueue(&mut self, frames: &mut Frames<'_>) {
         let service = Arc::clone(&self.service);
-        let before = self.in_flight;
         let time = wall_clock();
         let session = self.connection.session().map_or(0, |session| session.id());
         service.enqueue(|queue, tree| {
+            // Under the lock: once the session has moved to another connection, what it asks there
+            // must not be followed by what was asked here.
+            self.drain_outbox();
+            let before = self.in_flight;
             let mut ids = self.connection.ids();
             while !self.closing && self.may_enqueue(self.in_flight - before) {
                 let Some((header, body)) = self.next_request(frames) else {
@@ -625,6 +628,11 @@ struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
+    /// Is there a whole frame, or one that cannot be taken?
+    fn has_next(&self) -> bool {
+        !matches!(frame::split(&self.input[self.at..], self.max), Ok(None))
+    }
+
     fn next_request(&mut self) -> Result<Option<(RequestHeader, &'a [u8])>, Fault> {
         let Some(frame) = frame::split(&self.input[self.at..], self.max)? else {
             return Ok(None);
