@@ -82,6 +82,14 @@ impl Applier {
                         let body = &batch.bodies[body.clone()];
                         self.answer_local(&tree, *op, ids, body, origin);
                     }
+                    Work::Resumed {
+                        session,
+                        timeout,
+                        origin,
+                    } => {
+                        let connection = &origin.connection;
+                        self.answer(origin, |out| accept(out, connection, *session, *timeout));
+                    }
                     Work::Refused { err, origin } => {
                         let zxid = tree.last_zxid();
                         let header = ReplyHeader {
@@ -188,6 +196,7 @@ impl Applier {
                 ..
             }
             | Work::Local { origin, .. }
+            | Work::Resumed { origin, .. }
             | Work::Refused { origin, .. }) = work
             else {
                 continue;
@@ -290,7 +299,7 @@ fn reply(out: &mut Vec<u8>, entry: &TxnEntry<'_>, op: OpCode, applied: &Applied,
 }
 
 /// Appends the answer to a connection that has got its session.
-pub(crate) fn accept(out: &mut Vec<u8>, connection: &Connection, session_id: i64, timeout: i32) {
+fn accept(out: &mut Vec<u8>, connection: &Connection, session_id: i64, timeout: i32) {
     let password = password(session_id);
     let response = ConnectResponse {
         protocol_version: 0,

@@ -16,6 +16,7 @@ mod snapshot;
 mod stats;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
@@ -29,7 +30,7 @@ use crate::session::{SessionIds, Tracker};
 use crate::tree::{Tree, Watches};
 use crate::txn::{Internal, Preparer, Requester, Rules};
 
-pub(crate) use applier::{accept, encode_event};
+pub(crate) use applier::encode_event;
 pub(crate) use chores::Chores;
 pub(crate) use logger::Logger;
 pub(crate) use queue::{Origin, Queue};
@@ -151,6 +152,7 @@ impl Service {
 
     /// Opens a session for a connection that waits for it.
     pub(crate) fn open_session(&self, session: i64, timeout: i32, origin: Origin) {
+        self.stats.outstanding.fetch_add(1, Relaxed);
         self.sessions
             .lock()
             .track(session, timeout.max(0).cast_unsigned(), self.now());
@@ -160,6 +162,13 @@ impl Service {
             OpCode::CreateSession,
             Internal::CreateSession(timeout),
         );
+    }
+
+    /// Answers a connection that resumes a session, once everything is done that the session asked
+    /// on another: it reads what it wrote.
+    pub(crate) fn resume_session(&self, session: i64, timeout: i32, origin: Origin) {
+        self.stats.outstanding.fetch_add(1, Relaxed);
+        self.enqueue(|queue, _| queue.push_resumed(session, timeout, origin));
     }
 
     /// Ends a session that has expired, or that nobody owns.

@@ -34,6 +34,12 @@ pub(crate) enum Work {
         ids: Arc<[Id<'static>]>,
         origin: Origin,
     },
+    /// A session that is resumed, behind all that it asked on another connection.
+    Resumed {
+        session: i64,
+        timeout: i32,
+        origin: Origin,
+    },
     /// A write that made no sense.
     Refused { err: ErrorCode, origin: Origin },
 }
@@ -136,6 +142,15 @@ impl Queue {
     pub(crate) fn push_close(&mut self, tree: &Tree, requester: Requester<'_>, origin: Origin) {
         let close = Internal::CloseSession;
         self.push_internal(tree, requester, Some(origin), OpCode::CloseSession, close);
+    }
+
+    /// Queues the answer to a connection that resumes a session.
+    pub(super) fn push_resumed(&mut self, session: i64, timeout: i32, origin: Origin) {
+        self.batch.work.push(Work::Resumed {
+            session,
+            timeout,
+            origin,
+        });
     }
 
     fn push_txn(&mut self, first: bool, zxid: i64, op: OpCode, origin: Option<Origin>) {

@@ -9,7 +9,6 @@ use quorate_proto::{ConnectRequest, ConnectResponse, frame};
 
 use super::super::words;
 use super::{End, Fault, Handler};
-use crate::service::accept;
 use crate::session::{PASSWORD_SIZE, password};
 
 /// How a handshake ended.
@@ -95,30 +94,35 @@ impl Handler {
             self.connection.set_knows_read_only();
         }
         let timeout = self.service.negotiate(request.timeout);
-        match request.session_id {
+        Ok(match request.session_id {
             0 => self.open_session(timeout).await,
-            session => Ok(self.resume_session(session, timeout, request.password)),
-        }
+            session => {
+                let password = request.password;
+                self.resume_session(session, timeout, password).await
+            }
+        })
     }
 
-    async fn open_session(&mut self, timeout: i32) -> Result<Handshake, Fault> {
+    async fn open_session(&mut self, timeout: i32) -> Handshake {
         let session = self.service.next_session();
         self.service.connections.attach(session, &self.connection);
-        self.service.stats.outstanding.fetch_add(1, Relaxed);
         self.service.open_session(session, timeout, self.origin(0));
+        self.accepted(session).await
+    }
+
+    /// Waits until the session is this connection's.
+    async fn accepted(&mut self, session: i64) -> Handshake {
         loop {
             self.connection.filled().await;
             let drained = self.connection.drain(&mut self.output);
             if drained.end == End::Closed {
-                return Ok(Handshake::Over);
+                return Handshake::Over;
             }
             if drained.answers > 0 {
-                return Ok(self.accepted(session));
+                break;
             }
         }
-    }
-
-    fn accepted(&mut self, session: i64) -> Handshake {
+        // It may have ended meanwhile, before it could find this connection to close it.
         let tracked = self.service.sessions.lock().get(session).cloned();
         match tracked {
             Some(session) => {
@@ -130,15 +134,23 @@ impl Handler {
     }
 
     /// A connection that a session already has here gives way even before the password is checked.
-    fn resume_session(&mut self, session: i64, timeout: i32, given: Option<&[u8]>) -> Handshake {
+    async fn resume_session(
+        &mut self,
+        session: i64,
+        timeout: i32,
+        given: Option<&[u8]>,
+    ) -> Handshake {
         self.service.connections.close_session(session);
         let now = self.service.now();
-        let tracked = {
+        let known = {
             let mut sessions = self.service.sessions.lock();
             let known = given == Some(&password(session)) && sessions.get(session).is_some();
-            known.then(|| sessions.track(session, timeout.max(0).cast_unsigned(), now))
+            if known {
+                sessions.track(session, timeout.max(0).cast_unsigned(), now);
+            }
+            known
         };
-        let Some(tracked) = tracked else {
+        if !known {
             let response = ConnectResponse {
                 protocol_version: 0,
                 timeout: 0,
@@ -148,14 +160,10 @@ impl Handler {
             };
             frame::write(&mut self.output, |out| response.encode(out));
             return Handshake::Over;
-        };
-        self.service.connections.attach(session, &self.connection);
-        if self.service.sessions.lock().get(session).is_none() {
-            // It ended before it could find this connection to close it.
-            return Handshake::Over;
         }
-        self.connection.set_session(tracked);
-        accept(&mut self.output, &self.connection, session, timeout);
-        Handshake::Accepted
+        self.service.connections.attach(session, &self.connection);
+        let origin = self.origin(0);
+        self.service.resume_session(session, timeout, origin);
+        self.accepted(session).await
     }
 }
