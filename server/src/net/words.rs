@@ -414,10 +414,11 @@ fn connection_expiries(
             Some(end) => *end,
             None => {
                 let age = wall_clock().saturating_sub(connection.established);
-                service.now().saturating_sub(age.max(0).cast_unsigned()) + patience
+                let begun = service.now().saturating_sub(age.max(0).cast_unsigned());
+                begun.saturating_add(patience)
             }
         };
-        let bucket = (end / patience + 1).saturating_mul(patience);
+        let bucket = (end / patience).saturating_add(1).saturating_mul(patience);
         let shown = format!("ip: /{} sessionId: {id:#x}", connection.address());
         buckets.entry(bucket).or_default().push(shown);
     }
