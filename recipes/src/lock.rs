@@ -36,6 +36,16 @@ use crate::queue::{Place, Queue, Turn};
 /// # }
 /// ```
 ///
+/// # When the connection is lost
+///
+/// | | who waits | who holds |
+/// |---|---|---|
+/// | the connection is away | keeps its place and waits on | is [`Suspect`](crate::HoldState::Suspect), and still holds the lock |
+/// | it is back in time | goes on | holds it, once a server has confirmed that |
+/// | the ensemble can have expired the session | waits on | has [`Lost`](crate::HoldState::Lost) it for good |
+/// | the session has expired | fails with [`quorate_client::Error::SessionExpired`] | has lost it by then |
+/// | somebody deletes its znode | takes a new place, at the end | has lost it |
+///
 /// # Cancellation
 ///
 /// Every future may be dropped at any time. Whatever it has left on the servers by then is deleted

@@ -147,6 +147,35 @@ async fn a_node_that_is_deleted_while_the_connection_is_away_is_found_lost() {
     assert_eq!(soon("loss", guard.lost()).await, LostReason::NodeDeleted);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_another_session_has_made_its_own_is_found_lost() {
+    let server = server().await;
+    let relay = Relay::start(server.address()).await;
+    let client = connect(&relay.address(), LONG).await;
+    let operator = server.client(LONG).await;
+    let guard = lock(&client).acquire().await.unwrap();
+    relay.cut();
+    operator.delete(guard.node(), None).await.unwrap();
+    let mode = CreateMode::Ephemeral;
+    operator.create(guard.node(), "", mode).await.unwrap();
+    relay.heal();
+    let owner = operator.session().unwrap().id();
+    assert_eq!(
+        soon("loss", guard.lost()).await,
+        LostReason::NodeTaken { owner }
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_can_be_dropped_outside_of_the_runtime() {
+    let server = server().await;
+    let (client, observer) = (server.client(LONG).await, server.client(LONG).await);
+    let guard = lock(&client).acquire().await.unwrap();
+    drop(client);
+    std::thread::spawn(|| drop(guard)).join().unwrap();
+    no_orphans(&observer).await;
+}
+
 /// The holder must know before the next contender is let in, whether its server is silent or its
 /// connection refused.
 #[tokio::test(flavor = "multi_thread")]

@@ -288,6 +288,24 @@ async fn a_waiter_whose_node_was_deleted_queues_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_whose_parent_was_deleted_creates_it_again() {
+    let server = server().await;
+    let client = server.client(LONG).await;
+    let guard = lock(&client).acquire().await.unwrap();
+    let waiting = acquiring(lock(&client));
+    contenders(&client, 2).await;
+    let listed = lock(&client).contenders().await.unwrap();
+    let mut everything = client.transaction();
+    for contender in listed.iter().rev() {
+        everything = everything.delete(&contender.node, None);
+    }
+    everything.delete(PATH, None).commit().await.unwrap();
+    let next = soon("grant", waiting).await.unwrap().unwrap();
+    assert!(next.fencing_token() > guard.fencing_token());
+    assert!(client.exists(next.node()).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn data_set_on_the_predecessor_is_no_release() {
     let server = server().await;
     let client = server.client(LONG).await;
