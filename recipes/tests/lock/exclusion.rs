@@ -101,18 +101,16 @@ impl Contender {
     /// not live on.
     async fn hold(&mut self, client: &Client, guard: Guard) -> bool {
         let (token, from) = (guard.fencing_token(), Instant::now());
-        if self.rng.u32(..16) == 0 {
-            // As if the connection broke, for longer or shorter than the session lives.
+        let mut work = Duration::from_millis(self.rng.u64(..20));
+        if self.rng.u32(..12) == 0 {
+            // The connection breaks, and the holder works on for longer or shorter than the session
+            // lives.
             match self.rng.bool() {
                 true => self.relay.cut(),
                 false => self.relay.freeze(),
             }
+            work = SESSION.mul_f64(self.rng.f64() * 2.5);
         }
-        let work = Duration::from_millis(self.rng.u64(..20));
-        let work = match self.rng.u32(..24) {
-            0 => work * 50,
-            _ => work,
-        };
         let mut until = from;
         while until < from + work {
             let now = Instant::now();
