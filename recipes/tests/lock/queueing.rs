@@ -56,9 +56,7 @@ async fn one_waiter_hears_of_a_release_however_many_there_are() {
         .map(|n| acquiring(lock(&clients[n % clients.len()])))
         .collect();
     contenders(&server.client(LONG).await, WAITERS + 1).await;
-    relay
-        .until(|t| t.requests(OpCode::GetData) == WAITERS)
-        .await;
+    relay.waiting(WAITERS).await;
     assert_eq!(relay.traffic().notifications(), 0);
     for released in 1..=WAITERS {
         let lists = relay.traffic().requests(OpCode::GetChildren);
@@ -77,13 +75,16 @@ async fn a_waiter_that_gives_up_lets_those_behind_it_move_up() {
     let server = server().await;
     let client = server.client(LONG).await;
     let holder = lock(&client).acquire().await.unwrap();
-    let impatient = acquiring(lock(&client));
-    contenders(&client, 2).await;
-    let patient = acquiring(lock(&client));
-    contenders(&client, 3).await;
+    let relay = Relay::start(server.address()).await;
+    let waiter = connect(&relay.address(), LONG).await;
+    let impatient = acquiring(lock(&waiter));
+    relay.waiting(1).await;
+    let patient = acquiring(lock(&waiter));
+    relay.waiting(2).await;
     impatient.abort();
+    // It watches the one in front of the one that has gone.
+    relay.waiting(3).await;
     contenders(&client, 2).await;
-    assert!(!patient.is_finished());
     holder.release().await.unwrap();
     drop(soon("grant", patient).await.unwrap().unwrap());
 }
@@ -220,13 +221,6 @@ async fn nothing_is_left_by_a_future_that_is_dropped_while_its_create_is_unanswe
         no_orphans(&observer).await;
         assert!(relay.traffic().requests(OpCode::Create2) > before);
     }
-    // The line is frozen, so that the server has the request and its reply is on the way.
-    relay.freeze();
-    let waiting = acquiring(lock(&client));
-    tokio::task::yield_now().await;
-    waiting.abort();
-    relay.heal();
-    no_orphans(&observer).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -310,16 +304,19 @@ async fn data_set_on_the_predecessor_is_no_release() {
     let server = server().await;
     let client = server.client(LONG).await;
     let guard = lock(&client).acquire().await.unwrap();
-    let waiting = acquiring(lock(&client));
-    contenders(&client, 2).await;
-    for _ in 0..5 {
+    let relay = Relay::start(server.address()).await;
+    let waiter = connect(&relay.address(), LONG).await;
+    let waiting = acquiring(lock(&waiter));
+    for n in 1..=5 {
+        relay.waiting(n).await;
         client
             .set_data(guard.node(), "__REVOKE__", None)
             .await
             .unwrap();
     }
-    client.sync("/").await.unwrap();
-    assert!(!waiting.is_finished());
+    // It has used up five watches, and waits with the sixth.
+    relay.waiting(6).await;
+    assert_eq!(relay.traffic().requests(OpCode::GetChildren), 1);
     guard.release().await.unwrap();
     drop(soon("grant", waiting).await.unwrap().unwrap());
 }
@@ -382,10 +379,11 @@ async fn contenders_of_other_programs_are_waited_for_in_order() {
         };
         drop(lock(&client).layout(layout).acquire().await.unwrap());
         let before = other().await;
-        let waiting = acquiring(lock(&client).layout(layout));
-        contenders(&client, 2).await;
+        let relay = Relay::start(server.address()).await;
+        let waiter = connect(&relay.address(), LONG).await;
+        let waiting = acquiring(lock(&waiter).layout(layout));
+        relay.waiting(1).await;
         let behind = other().await;
-        assert!(!waiting.is_finished());
         client.delete(&before, None).await.unwrap();
         let guard = soon("grant", waiting).await.unwrap().unwrap();
         let name = guard.node().strip_prefix(&format!("{PATH}/")).unwrap();
@@ -428,9 +426,13 @@ async fn the_order_of_creation_holds_where_numbers_wrap_or_repeat() {
     // The number that comes next, taken already.
     let next = format!("lock-{:010}", children_created(&client).await + 1);
     let before = raw(&next).await;
-    let waiting = acquiring(lock(&client));
-    contenders(&client, 2).await;
-    assert!(!waiting.is_finished());
+    let relay = Relay::start(server.address()).await;
+    let waiter = connect(&relay.address(), LONG).await;
+    let waiting = acquiring(lock(&waiter));
+    relay.waiting(1).await;
+    let listed = lock(&client).contenders().await.unwrap();
+    assert_eq!(listed[0].node, before);
+    assert!(listed[1].node.ends_with(&next[5..]), "{listed:?}");
     client.delete(&before, None).await.unwrap();
     drop(soon("grant", waiting).await.unwrap().unwrap());
 }

@@ -53,7 +53,7 @@ enum Mode {
 pub(crate) enum Fault {
     /// The next request of this kind does not arrive.
     LoseRequest(OpCode),
-    /// The next request of this kind is executed, and its reply does not arrive.
+    /// The next request of this kind that succeeds is executed, and its reply does not arrive.
     LoseReply(OpCode),
 }
 
@@ -144,6 +144,12 @@ impl Relay {
     /// The traffic up to now.
     pub(crate) fn traffic(&self) -> watch::Ref<'_, Traffic> {
         self.shared.traffic.borrow()
+    }
+
+    /// Awaits that so many contenders have found somebody in front of them.
+    pub(crate) async fn waiting(&self, number: usize) {
+        self.until(|traffic| traffic.requests(OpCode::GetData) == number)
+            .await;
     }
 
     /// Awaits that the traffic is as expected.
@@ -242,8 +248,11 @@ async fn replies(
                 .send_modify(|traffic| traffic.notifications += 1);
         }
         let operation = pending.lock().remove(&xid);
-        if shared
-            .takes(|fault| matches!(fault, Fault::LoseReply(op) if Some(op.number()) == operation))
+        let succeeded = number(&frame, 16) == 0;
+        if succeeded
+            && shared.takes(
+                |fault| matches!(fault, Fault::LoseReply(op) if Some(op.number()) == operation),
+            )
         {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
