@@ -164,8 +164,7 @@ impl AclTable {
     }
 
     fn add(&mut self, acl: &[Acl<'_>]) -> AclId {
-        self.last += 1;
-        let id = AclId(self.last);
+        let id = self.free_number();
         let encoded: Box<[u8]> = self.scratch.as_slice().into();
         let entries = acl.iter().map(|entry| entry.clone().into_owned()).collect();
         self.ids.insert(encoded.clone(), id);
@@ -178,6 +177,17 @@ impl AclTable {
             },
         );
         id
+    }
+
+    /// Numbers are used again only once all of them have been; 0 is that of the open list.
+    fn free_number(&mut self) -> AclId {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            let id = AclId(self.last);
+            if id != AclId::OPEN && !self.lists.contains_key(&id) {
+                return id;
+            }
+        }
     }
 
     /// Gives up one use; the last user takes the list along.
@@ -206,11 +216,6 @@ impl AclTable {
     /// The lists that snapshots hold: all but the open one.
     pub(crate) fn stored(&self) -> impl ExactSizeIterator<Item = (AclId, &AclList)> {
         self.lists.iter().map(|(id, list)| (*id, list))
-    }
-
-    /// The highest number handed out so far.
-    pub(crate) fn last(&self) -> AclId {
-        AclId(self.last)
     }
 }
 

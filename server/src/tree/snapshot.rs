@@ -18,7 +18,6 @@ use super::{AclId, AclList, Node, NodeId, Owner, Tree};
 pub struct NodeWalk {
     left: Vec<NodeId>,
     zxid: i64,
-    last_acl: AclId,
 }
 
 impl NodeWalk {
@@ -27,7 +26,6 @@ impl NodeWalk {
         NodeWalk {
             left: vec![tree.root],
             zxid: tree.last_zxid,
-            last_acl: tree.acls.last(),
         }
     }
 
@@ -55,14 +53,9 @@ impl NodeWalk {
         let path = if node.path() == "/" { "" } else { node.path() };
         path.encode(out);
         node.data().encode(out);
-        // A list from after the beginning is not in the snapshot's table; replaying the
-        // transaction that set it brings it back.
-        let acl = if node.acl <= self.last_acl {
-            node.acl
-        } else {
-            AclId::OPEN
-        };
-        acl.snapshot_key().encode(out);
+        // The snapshot lacks a list from after its beginning; whoever loads it lets nobody at the
+        // znode until the transaction that set the list is replayed.
+        node.acl.snapshot_key().encode(out);
         node.stat.encode(out);
     }
 }
