@@ -159,8 +159,8 @@ impl Lock {
         }
     }
 
-    /// Everybody who holds the lock or waits for it, the holder first, as every server knew by the
-    /// time of the call.
+    /// Everybody who holds the lock or waits for it, the holder first. The server that answers
+    /// catches up with the leader before.
     ///
     /// # Errors
     ///
