@@ -7,6 +7,7 @@
 )]
 
 pub mod apache;
+pub mod differential;
 pub mod foreign;
 pub mod ours;
 pub mod process;

@@ -229,7 +229,7 @@ impl ServerProcess {
             }
             let child = self.running.as_mut().expect("just started");
             if child.try_wait().unwrap().is_some() {
-                self.running = None;
+                self.wait();
                 return false;
             }
             thread::sleep(POLL);

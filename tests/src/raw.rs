@@ -125,6 +125,11 @@ impl RawClient {
         &self.session
     }
 
+    /// Takes note of a session that was granted to a handshake sent by [`RawClient::send_frame`].
+    pub fn set_session(&mut self, session: Session) {
+        self.session = session;
+    }
+
     /// The client's own end of the connection.
     pub fn local_addr(&self) -> SocketAddr {
         self.stream.local_addr().unwrap()
