@@ -49,21 +49,29 @@ impl<'a> WriteRequest<'a> {
     }
 }
 
-/// Reads do not belong into a multi, nor do modes that the opcode cannot have.
+/// Reads do not belong into a multi, nor does a time to live that the opcode cannot have. Apart
+/// from that the flags decide what is created, not the opcode.
 fn decode_multi(body: &[u8]) -> Result<MultiRequest<'_>, DecodeError> {
     let mut multi = MultiRequest::from_slice(body)?;
     for op in &mut multi.ops {
         match op {
-            MultiOp::Create(r) | MultiOp::Create2(r) | MultiOp::CreateContainer(r)
-                if CreateMode::try_from(r.flags)?.is_ttl() =>
-            {
-                return Err(DecodeError::Unknown {
-                    what: "create mode without a time to live",
-                    value: r.flags,
-                });
+            MultiOp::Create(r) | MultiOp::Create2(r) | MultiOp::CreateContainer(r) => {
+                let mode = CreateMode::try_from(r.flags)?;
+                if mode.is_ttl() {
+                    return Err(DecodeError::Unknown {
+                        what: "create mode without a time to live",
+                        value: r.flags,
+                    });
+                }
+                if mode == CreateMode::Container {
+                    *op = MultiOp::CreateContainer(r.clone());
+                }
             }
-            // Here the flags decide, not the opcode.
-            MultiOp::CreateTtl(r) if !has_ttl_mode(r) => *op = MultiOp::Create(with_no_ttl(r)),
+            MultiOp::CreateTtl(r) => match CreateMode::try_from(r.flags) {
+                Ok(mode) if mode.is_ttl() => {}
+                Ok(CreateMode::Container) => *op = MultiOp::CreateContainer(with_no_ttl(r)),
+                _ => *op = MultiOp::Create(with_no_ttl(r)),
+            },
             op if op.is_read() => {
                 return Err(DecodeError::Unknown {
                     what: "multi operation",
@@ -74,10 +82,6 @@ fn decode_multi(body: &[u8]) -> Result<MultiRequest<'_>, DecodeError> {
         }
     }
     Ok(multi)
-}
-
-fn has_ttl_mode(request: &CreateTtlRequest<'_>) -> bool {
-    CreateMode::try_from(request.flags).is_ok_and(CreateMode::is_ttl)
 }
 
 fn with_no_ttl<'a>(request: &CreateTtlRequest<'a>) -> CreateRequest<'a> {
