@@ -26,16 +26,19 @@ const NICENESS: i32 = 10;
 pub(crate) struct Snapshots {
     storage: Storage,
     trigger: SnapshotTrigger,
+    /// What was replayed at the start is worth a snapshot by itself.
+    overdue: bool,
     running: Option<JoinHandle<()>>,
 }
 
 impl Snapshots {
     /// `replayed` transactions are not in any snapshot yet.
     pub(crate) fn new(storage: Storage, mut trigger: SnapshotTrigger, replayed: u64) -> Self {
-        trigger.appended(replayed, 0);
+        let overdue = trigger.appended(replayed, 0);
         Snapshots {
             storage,
             trigger,
+            overdue,
             running: None,
         }
     }
@@ -48,7 +51,8 @@ impl Snapshots {
         log: &mut LogWriter,
         txns: u64,
     ) -> Result<(), ServerError> {
-        if !self.trigger.appended(txns, log.size()) {
+        let overdue = std::mem::take(&mut self.overdue);
+        if !self.trigger.appended(txns, log.size()) && !overdue {
             return Ok(());
         }
         log.roll()?;

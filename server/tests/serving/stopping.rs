@@ -86,3 +86,33 @@ async fn sessions_outlive_a_restart_until_they_expire() {
     assert!(matches!(kept.next().await, Message::Event(_, path) if path == "/lost"));
     assert!(kept.exists("/kept").await);
 }
+
+#[tokio::test]
+async fn a_long_replay_is_followed_by_a_snapshot() {
+    let mut config = Config::temporary().unwrap();
+    config.snap_count = 1_000_000;
+    let server = Server::start(config.clone()).await.unwrap();
+    let mut client = Client::connect(server.client_addr().unwrap()).await;
+    for i in 0..20 {
+        assert_eq!(client.create(&format!("/{i}"), b"").await, ErrorCode::OK);
+    }
+    server.shutdown().await.unwrap();
+
+    config.snap_count = 10;
+    let server = Server::start(config.clone()).await.unwrap();
+    let mut client = Client::connect(server.client_addr().unwrap()).await;
+    assert_eq!(client.create("/one", b"").await, ErrorCode::OK);
+    let newer = || {
+        let files = std::fs::read_dir(config.snapshot_dir()).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("snapshot.")).count() > 1
+    };
+    timeout(Duration::from_secs(20), async {
+        while !newer() {
+            client.sync().await;
+        }
+    })
+    .await
+    .expect("a snapshot beside the first one");
+    server.shutdown().await.unwrap();
+}

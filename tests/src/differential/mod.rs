@@ -2,7 +2,7 @@
 //!
 //! A [`Program`](program::Program) is a list of steps on a few connections. The
 //! [generator](generate::Generator) makes it from a seed; what it makes is recorded, so that a
-//! difference can be [shrunk](run::shrink) to the few requests that show it. A step is run on both
+//! difference can be shrunk to the few requests that show it. A step is run on both
 //! servers, and has ended on both before the next begins: writes of different connections never
 //! race, so that both servers see the same history and even the zxids must agree.
 //!
