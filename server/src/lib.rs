@@ -2,7 +2,8 @@
 //!
 //! [`Server`] is a running server; [`config`] holds its settings. The other modules are the rooms
 //! of the house, and may be of use by themselves: [`tree`] is the state, [`storage`] the files,
-//! [`txn`] turns requests into transactions, [`session`] knows when sessions expire.
+//! [`txn`] turns requests into transactions, [`session`] knows when sessions expire, [`zab`] is how
+//! the members of an ensemble agree.
 
 pub mod config;
 mod error;
@@ -13,6 +14,8 @@ pub mod session;
 pub mod storage;
 pub mod tree;
 pub mod txn;
+#[doc(hidden)]
+pub mod zab;
 
 pub use error::ServerError;
 pub use server::{Builder, Server};
