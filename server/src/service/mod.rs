@@ -11,6 +11,7 @@
 mod applier;
 mod chores;
 mod logger;
+mod member;
 mod queue;
 mod snapshot;
 mod stats;
@@ -33,6 +34,8 @@ use crate::txn::{Internal, Preparer, Requester, Rules};
 pub(crate) use applier::encode_event;
 pub(crate) use chores::Chores;
 pub(crate) use logger::Logger;
+#[allow(unused_imports, reason = "the driver of Zab is on its way")]
+pub(crate) use member::{Outlet, Proposals};
 pub(crate) use queue::{Origin, Queue};
 pub(crate) use snapshot::Snapshots;
 pub(crate) use stats::{Latency, Stats};
