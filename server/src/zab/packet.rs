@@ -1,5 +1,7 @@
 //! What members say to each other on the quorum port (spec: quorum protocol, section 1).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use quorate_proto::Id;
 
@@ -34,7 +36,7 @@ pub struct Request {
     /// The request without its header.
     pub body: Bytes,
     /// The identities of the client.
-    pub ids: Vec<Id<'static>>,
+    pub ids: Arc<[Id<'static>]>,
 }
 
 /// A packet of the quorum port.
