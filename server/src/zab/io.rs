@@ -43,7 +43,7 @@ pub enum Input {
         /// What.
         packet: Packet,
     },
-    /// What was to be sent on the link has gone out, down to a mark at which more is welcome.
+    /// Everything sent on the link before an [`Output::Mark`] has gone out.
     Drained {
         /// Where.
         link: Link,
@@ -66,7 +66,7 @@ pub enum Input {
         /// What it says.
         epoch: u32,
     },
-    /// The log was cut as [`Output::Truncate`] asked.
+    /// The log was cut as [`Output::Truncate`] asked, and that is durable.
     Truncated {
         /// The last transaction that there is now; `None` if there was no way back to it and
         /// nothing was changed: then the whole tree has to be sent.
@@ -87,7 +87,7 @@ pub enum Input {
         read: LogRead,
     },
     /// The dump of the tree that [`Output::SendSnapshot`] asked for begins: it is at `zxid`.
-    /// [`Input::Drained`] tells when it is through.
+    /// Its answer to the next [`Output::Mark`] tells when it is through.
     SnapshotBegun {
         /// To whom.
         link: Link,
@@ -109,6 +109,8 @@ pub enum Input {
         link: Link,
     },
     /// Stop leading, in favour of a follower that has everything; `None` lets the leader choose.
+    /// Whoever says so has stopped to number transactions: no [`Input::Propose`] follows in this
+    /// epoch. It ends with [`Output::Looking`], whether a successor was found or not.
     HandOver {
         /// The next leader.
         to: Option<Sid>,
@@ -120,7 +122,9 @@ pub enum Input {
 pub enum LogRead {
     /// Transactions without a gap, the first of them right behind the one asked for.
     Entries(Vec<Entry>),
-    /// The log does not hold what comes next (any more).
+    /// The log does not hold the transaction asked for, or what comes next (any more), or a tree
+    /// was installed in between, or so much was written since that the tree is shorter. An empty
+    /// log that was never anything else holds transaction 0.
     Gap,
 }
 
@@ -171,7 +175,13 @@ pub enum Output {
         /// What.
         entries: Vec<Entry>,
     },
-    /// Send what is waiting, then close a link.
+    /// Say [`Input::Drained`] once all that was sent on the link before has gone out.
+    Mark {
+        /// Where.
+        link: Link,
+    },
+    /// Send what is waiting, then close a link. A link on which nothing more goes out for long
+    /// is for the driver to close.
     Close {
         /// Which.
         link: Link,
@@ -211,7 +221,8 @@ pub enum Output {
         /// What it is to say.
         epoch: u32,
     },
-    /// Cut the log behind a transaction, bring the tree back to it, then say [`Input::Truncated`].
+    /// Cut the log behind a transaction, and if the tree is ahead of it bring that back, then say
+    /// [`Input::Truncated`]. A tree that is behind stays where it is.
     Truncate {
         /// The last to keep.
         zxid: i64,
@@ -223,7 +234,16 @@ pub enum Output {
     },
 
     /// The role is over: serve nobody, propose nothing, forward nothing.
-    Looking,
+    Looking {
+        /// For the log.
+        reason: &'static str,
+    },
+    /// The leader wants to be one no longer: stop to number transactions, keep the requests, and
+    /// say [`Input::HandOver`] behind the last [`Input::Propose`].
+    Resign {
+        /// For the log.
+        reason: &'static str,
+    },
     /// Lead: everything is applied, number the next transaction as the first of this epoch.
     Lead {
         /// The epoch.
