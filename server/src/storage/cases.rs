@@ -61,6 +61,10 @@ cases! {
     Leftover => Repair, "leftover",
         "a temporary file of a write that was interrupted",
         "it is removed";
+    /// The mark of a change of the past that was decided and not completed.
+    RewriteUnfinished => Repair, "unfinished rewrite",
+        "the server stopped while it gave up a history of its own for that of its leader",
+        "that is completed now";
     /// A snapshot whose seals or content do not hold.
     SnapshotDamaged => Accept, "damaged snapshot",
         "the snapshot is incomplete or damaged",

@@ -289,6 +289,11 @@ impl LatchedDisk {
         })
     }
 
+    /// Removes a file that must not stay. One that is gone already is no failure.
+    pub fn discard(&self, path: &Path) -> Result<(), StorageError> {
+        self.remove(path).inspect_err(|err| self.close(err))
+    }
+
     /// Makes the names in `dir` durable.
     pub fn sync_dir(&self, dir: &Path) -> Result<(), StorageError> {
         self.vital("sync the directory", dir, |disk| disk.sync_dir(dir))

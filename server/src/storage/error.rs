@@ -38,6 +38,17 @@ pub enum StorageError {
         /// What is wrong there.
         reason: String,
     },
+    /// A transaction that does not follow the one before it was to be appended.
+    #[error(
+        "transaction {next:#x} cannot be appended behind {last:#x}, because some are missing; this \
+         is a bug of the server: please report it"
+    )]
+    OutOfOrder {
+        /// The newest in the log.
+        last: i64,
+        /// What was to come next.
+        next: i64,
+    },
     /// An epoch file that holds no epoch, or contradicts the others.
     #[error("{}: {reason}", path.display())]
     Epoch {

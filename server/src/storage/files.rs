@@ -15,13 +15,29 @@ pub(crate) const TEMPORARY_PREFIX: &str = "tmp-";
 /// Ends the names of Apache ZooKeeper's temporary files.
 pub(crate) const TEMPORARY_SUFFIX: &str = ".tmp";
 
-/// The two kinds of files that are named after a zxid.
+/// The kinds of files that are named after a zxid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     /// `log.HEX`
     Log,
     /// `snapshot.HEX`, `snapshot.HEX.gz`, `snapshot.HEX.snappy`
     Snapshot,
+    /// `install.HEX` with the suffixes of a snapshot: a snapshot that is to take the place of
+    /// everything else.
+    Install,
+    /// `truncate.HEX`: empty; everything behind that transaction is to be removed.
+    Truncate,
+}
+
+impl FileKind {
+    fn prefix(self) -> &'static str {
+        match self {
+            FileKind::Log => "log.",
+            FileKind::Snapshot => "snapshot.",
+            FileKind::Install => "install.",
+            FileKind::Truncate => "truncate.",
+        }
+    }
 }
 
 /// A log or a snapshot.
@@ -35,24 +51,19 @@ pub struct DataFile {
     pub len: u64,
 }
 
-/// The name of the log that begins with `zxid`.
-pub(crate) fn log_name(zxid: i64) -> String {
-    format!("log.{zxid:x}")
-}
-
-/// The name of the snapshot that holds everything up to `zxid`.
-pub(crate) fn snapshot_name(zxid: i64, compression: Compression) -> String {
-    format!("snapshot.{zxid:x}{}", compression.suffix())
+/// The name of a file of that kind. The suffix is that of a snapshot's compression.
+pub(crate) fn name(kind: FileKind, zxid: i64, suffix: &str) -> String {
+    format!("{}{zxid:x}{suffix}", kind.prefix())
 }
 
 /// The zxid in `name`, if it is the name of a file of that kind. Copies that somebody made, such
 /// as `log.5.bak`, are none.
 pub(crate) fn parse(kind: FileKind, name: &str) -> Option<i64> {
+    let rest = name.strip_prefix(kind.prefix())?;
     let hex = match kind {
-        FileKind::Log => name.strip_prefix("log.")?,
-        FileKind::Snapshot => {
-            let name = name.strip_prefix("snapshot.")?;
-            name.strip_suffix(Compression::of(name).suffix())?
+        FileKind::Log | FileKind::Truncate => rest,
+        FileKind::Snapshot | FileKind::Install => {
+            rest.strip_suffix(Compression::of(rest).suffix())?
         }
     };
     // from_str_radix would take a sign.
@@ -84,9 +95,11 @@ pub(crate) fn scan(
 /// (see [`super::epoch`]).
 pub(crate) fn is_leftover(name: &str) -> bool {
     let java = name.starts_with("snapshot.") && name.ends_with(TEMPORARY_SUFFIX);
-    java || name
-        .strip_prefix(TEMPORARY_PREFIX)
-        .is_some_and(|name| name.starts_with("snapshot."))
+    java || name.strip_prefix(TEMPORARY_PREFIX).is_some_and(|name| {
+        [FileKind::Snapshot, FileKind::Install]
+            .iter()
+            .any(|kind| name.starts_with(kind.prefix()))
+    })
 }
 
 #[cfg(test)]
@@ -119,7 +132,11 @@ mod tests {
         ] {
             assert_eq!(snapshot(other), None, "{other}");
         }
+        assert_eq!(parse(FileKind::Install, "install.a2.gz"), Some(0xa2));
+        assert_eq!(parse(FileKind::Truncate, "truncate.a2"), Some(0xa2));
+        assert_eq!(parse(FileKind::Truncate, "truncate.a2.gz"), None);
         assert!(is_leftover("tmp-snapshot.5.gz") && is_leftover("snapshot.5.tmp"));
+        assert!(is_leftover("tmp-install.5"));
         assert!(!is_leftover("snapshot.5") && !is_leftover("currentEpoch.tmp"));
     }
 }

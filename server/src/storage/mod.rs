@@ -15,6 +15,8 @@ pub mod log;
 pub mod mem_disk;
 pub mod purge;
 pub mod recovery;
+pub mod replica;
+mod rewrite;
 pub mod snapshot;
 
 use std::path::PathBuf;
@@ -26,10 +28,14 @@ pub use files::{DataFile, FileKind, VERSION_DIR};
 
 use disk::{Disk, LatchedDisk, RealDisk};
 use epoch::{EpochFile, Epochs};
-use log::{LogOptions, LogReader, LogWriter};
+use log::{LogOptions, LogRange, LogReader, LogWriter};
+use parking_lot::Mutex;
 use purge::Purged;
 use recovery::{Recovered, Report};
+use rewrite::Rewrite;
 use snapshot::{Compression, Source, Written};
+
+use crate::zab::Entry;
 
 /// Where and how things are stored.
 #[derive(Debug, Clone)]
@@ -102,6 +108,9 @@ pub struct Storage {
     disk: LatchedDisk,
     dirs: Arc<Dirs>,
     options: Arc<Options>,
+    /// How often the history was truncated or replaced. Whoever does so, gives a snapshot its
+    /// name, or purges, holds the lock: none of them must see what the other has half done.
+    rewrites: Arc<Mutex<u64>>,
 }
 
 impl Storage {
@@ -120,6 +129,7 @@ impl Storage {
             disk: LatchedDisk::new(disk),
             dirs: Arc::new(dirs),
             options: Arc::new(options),
+            rewrites: Arc::default(),
         }
     }
 
@@ -194,19 +204,67 @@ impl Storage {
         SnapshotTrigger::new(self.options.snap_count, self.options.snap_size_limit, seed)
     }
 
-    /// Writes a snapshot; see [`snapshot::write`].
+    /// A cursor that reads the log for a learner while it goes on growing.
+    pub fn log_range(&self) -> LogRange {
+        LogRange::new(self.disk.clone(), Dirs::clone(&self.dirs))
+    }
+
+    /// The newest transactions of a log that ends with `last_zxid`, oldest first and without a
+    /// gap: at most `count` of them and `bytes` bytes. None if the newest are in a snapshot only.
+    pub fn recent(
+        &self,
+        last_zxid: i64,
+        count: usize,
+        bytes: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        log::recent(&self.disk, &self.dirs, last_zxid, count, bytes)
+    }
+
+    /// Writes a snapshot: it is whole and durable when it gets its name. Answers none if the
+    /// source abandoned it, or if the history is not the same any more.
+    ///
+    /// Memory is bounded by one call of [`Source::nodes`] and a few buffers. It blocks the thread,
+    /// so that it belongs on one of its own.
     pub fn write_snapshot(&self, source: &mut dyn Source) -> Result<Option<Written>, StorageError> {
-        snapshot::write(
-            &self.disk,
-            &self.dirs.data,
-            self.options.compression,
-            source,
-        )
+        let before = *self.rewrites.lock();
+        let Some(snapshot) = self.write_unnamed(FileKind::Snapshot, source)? else {
+            return Ok(None);
+        };
+        let rewrites = self.rewrites.lock();
+        if *rewrites == before {
+            return snapshot.publish(&self.disk).map(Some);
+        }
+        snapshot.discard(&self.disk)?;
+        Ok(None)
+    }
+
+    fn write_unnamed(
+        &self,
+        kind: FileKind,
+        source: &mut dyn Source,
+    ) -> Result<Option<snapshot::Unnamed>, StorageError> {
+        let compression = self.options.compression;
+        snapshot::write(&self.disk, &self.dirs.data, kind, compression, source)
+    }
+
+    /// Makes a snapshot of `source` the whole history.
+    fn install(&self, source: &mut dyn Source) -> Result<(), StorageError> {
+        let Some(snapshot) = self.write_unnamed(FileKind::Install, source)? else {
+            return Ok(());
+        };
+        let mut rewrites = self.rewrites.lock();
+        *rewrites += 1;
+        snapshot.publish(&self.disk)?;
+        match Rewrite::pending(&self.disk, &self.dirs)? {
+            Some(rewrite) => rewrite.complete(&self.disk, &self.dirs, None),
+            None => Ok(()),
+        }
     }
 
     /// Removes the snapshots and logs that are not needed if the newest `retain` snapshots are
     /// kept.
     pub fn purge(&self, retain: usize) -> Result<Purged, StorageError> {
+        let _same_history = self.rewrites.lock();
         purge::purge(&self.disk, &self.dirs, retain)
     }
 

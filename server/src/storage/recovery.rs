@@ -13,8 +13,9 @@ use quorate_proto::jute::Decode;
 use super::cases::{Case, Finding};
 use super::disk::{LatchedDisk, directory};
 use super::error::StorageError;
-use super::files::{self, FileKind};
+use super::files::{self, DataFile, FileKind};
 use super::log::{LogReader, Record};
+use super::rewrite::Rewrite;
 use super::snapshot::{self, StillTree, Tail};
 use super::{Dirs, Options};
 use crate::tree::{DIGEST_VERSION, Loader, Tree};
@@ -77,9 +78,52 @@ pub(super) fn inspect(
     Ok(recovery.finish().report)
 }
 
+/// Goes back to the moment behind the transaction `zxid`, in memory only. Answers none if that is
+/// in no history that the files tell from its beginning.
+pub(super) fn rewind<'a>(
+    disk: &'a LatchedDisk,
+    dirs: &'a Dirs,
+    zxid: i64,
+) -> Result<Option<Past<'a>>, StorageError> {
+    let rewrite = Some(Rewrite::Truncate(zxid));
+    let mut recovery = Recovery::new(disk, dirs, rewrite);
+    let read = recovery.load().and_then(|check| match check {
+        Some(check) => recovery.replay(check),
+        None => Ok(()),
+    });
+    match read {
+        Err(err @ StorageError::Refused(_)) => {
+            tracing::warn!(%err, "there is no way back to transaction {zxid:#x}");
+            Ok(None)
+        }
+        Err(err) => Err(err),
+        Ok(()) if recovery.report.snapshot.is_none() => Ok(None),
+        Ok(()) if recovery.report.last_zxid != zxid => Ok(None),
+        Ok(()) => Ok(Some(Past { recovery, zxid })),
+    }
+}
+
+/// A moment of the past that the history can be cut back to.
+pub(super) struct Past<'a> {
+    recovery: Recovery<'a>,
+    zxid: i64,
+}
+
+impl Past<'_> {
+    /// Removes everything that came after it, and answers the tree as it was then.
+    pub(super) fn truncate(self) -> Result<Tree, StorageError> {
+        let Recovery { disk, dirs, .. } = self.recovery;
+        let rewrite = Rewrite::truncate(disk, dirs, self.zxid)?;
+        rewrite.complete(disk, dirs, self.recovery.report.snapshot.as_deref())?;
+        Ok(self.recovery.tree)
+    }
+}
+
 struct Recovery<'a> {
     disk: &'a LatchedDisk,
     dirs: &'a Dirs,
+    /// What was decided about the past.
+    rewrite: Option<Rewrite>,
     begin: Instant,
     tree: Tree,
     report: Report,
@@ -88,18 +132,12 @@ struct Recovery<'a> {
 }
 
 impl<'a> Recovery<'a> {
-    fn read(
-        disk: &'a LatchedDisk,
-        dirs: &'a Dirs,
-        options: &Options,
-    ) -> Result<Self, StorageError> {
-        let begin = Instant::now();
-        let mut findings = check_layout(disk, dirs)?;
-        let loaded = load_snapshot(disk, dirs, &mut findings)?;
-        let mut recovery = Recovery {
+    fn new(disk: &'a LatchedDisk, dirs: &'a Dirs, rewrite: Option<Rewrite>) -> Self {
+        Recovery {
             disk,
             dirs,
-            begin,
+            rewrite,
+            begin: Instant::now(),
             tree: Tree::new(),
             report: Report {
                 last_zxid: 0,
@@ -108,26 +146,56 @@ impl<'a> Recovery<'a> {
                 replayed: 0,
                 digests_compared: 0,
                 digests_different: 0,
-                findings,
+                findings: Vec::new(),
                 elapsed: Duration::ZERO,
             },
             used: Vec::new(),
-        };
-        let mut check = DigestCheck::Compare;
-        match loaded {
-            Some(loaded) => {
-                check = DigestCheck::after(&loaded);
-                recovery.report.snapshot_zxid = loaded.zxid;
-                recovery.report.last_zxid = loaded.zxid;
-                recovery.report.snapshot = Some(loaded.path.clone());
-                recovery.used.push(loaded.path);
-                recovery.tree = loaded.tree;
-                recovery.compare_with_snapshot(loaded.tail);
-            }
-            None => recovery.begin_empty(options)?,
         }
+    }
+
+    fn read(
+        disk: &'a LatchedDisk,
+        dirs: &'a Dirs,
+        options: &Options,
+    ) -> Result<Self, StorageError> {
+        let rewrite = Rewrite::pending(disk, dirs)?;
+        let mut recovery = Recovery::new(disk, dirs, rewrite);
+        recovery.report.findings = check_layout(disk, dirs)?;
+        if let Some(rewrite) = &recovery.rewrite {
+            let finding = Finding::new(Case::RewriteUnfinished, rewrite.mark(dirs));
+            recovery.report.findings.push(finding);
+        }
+        let check = match recovery.load()? {
+            Some(check) => check,
+            None => {
+                recovery.begin_empty(options)?;
+                DigestCheck::Compare
+            }
+        };
         recovery.replay(check)?;
         Ok(recovery)
+    }
+
+    /// Loads a snapshot, if there is one.
+    fn load(&mut self) -> Result<Option<DigestCheck>, StorageError> {
+        let candidates = match &self.rewrite {
+            Some(Rewrite::Install(snapshot)) => vec![snapshot.clone()],
+            _ => files::scan(self.disk, &self.dirs.data, FileKind::Snapshot)?,
+        };
+        let findings = &mut self.report.findings;
+        let limit = limit(self.rewrite.as_ref());
+        let Some(loaded) = load_snapshot(self.disk, self.dirs, &candidates, limit, findings)?
+        else {
+            return Ok(None);
+        };
+        let check = DigestCheck::after(&loaded);
+        self.report.snapshot_zxid = loaded.zxid;
+        self.report.last_zxid = loaded.zxid;
+        self.report.snapshot = Some(loaded.path.clone());
+        self.used.push(loaded.path);
+        self.tree = loaded.tree;
+        self.compare_with_snapshot(loaded.tail);
+        Ok(Some(check))
     }
 
     /// There is no snapshot.
@@ -181,11 +249,19 @@ impl<'a> Recovery<'a> {
     }
 
     fn replay(&mut self, mut check: DigestCheck) -> Result<(), StorageError> {
+        if matches!(self.rewrite, Some(Rewrite::Install(_))) {
+            return Ok(());
+        }
+        let limit = limit(self.rewrite.as_ref());
         let after = self.report.snapshot_zxid;
         let mut log = LogReader::open(self.disk.clone(), &self.dirs.log, after)?;
         let mut different = None;
         while log.advance()? {
             let record = log.record();
+            if record.zxid > limit {
+                break;
+            }
+            self.check_for_hole(&log)?;
             let entry = TxnEntry::from_slice(record.body)
                 .map_err(|err| unknown(log.path(), record, &err.to_string()))?;
             self.tree.apply(&entry.header, &entry.txn, &mut ());
@@ -214,6 +290,26 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
+    /// The numbers do not tell where an epoch ends. If there is a snapshot of a transaction in
+    /// between, the log lacks that one at least: the snapshot came from a leader.
+    fn check_for_hole(&self, log: &LogReader) -> Result<(), StorageError> {
+        let (last, next) = (self.report.last_zxid, log.record().zxid);
+        if last.checked_add(1) == Some(next) {
+            return Ok(());
+        }
+        let snapshots = files::scan(self.disk, &self.dirs.data, FileKind::Snapshot)?;
+        // A leader may have named one after the beginning of its epoch.
+        let between = |zxid: i64| last < zxid && zxid < next && zxid & 0xffff_ffff != 0;
+        match snapshots.iter().find(|file| between(file.zxid)) {
+            None => Ok(()),
+            Some(file) => {
+                let finding = Finding::new(Case::Hole, log.path()).at(log.record().offset);
+                let detail = format!("{next:#x} after {last:#x}, and there is {}", file.name);
+                Err(finding.detail(detail).into())
+            }
+        }
+    }
+
     /// Mends what the findings say, and makes durable what was read.
     fn mend(&self, options: &Options) -> Result<(), StorageError> {
         let mut gone = None;
@@ -238,14 +334,17 @@ impl<'a> Recovery<'a> {
         if self.dirs.data != self.dirs.log {
             self.disk.sync_dir(&self.dirs.data)?;
         }
-        if self
-            .report
-            .findings
-            .iter()
-            .any(|finding| finding.case == Case::Empty)
-        {
+        if let Some(rewrite) = &self.rewrite {
+            rewrite.complete(self.disk, self.dirs, self.report.snapshot.as_deref())?;
+        }
+        let is_new = |finding: &Finding| finding.case == Case::Empty;
+        if self.report.findings.iter().any(is_new) {
             let mut source = StillTree::new(&self.tree).with_digest(options.digests);
-            snapshot::write(self.disk, &self.dirs.data, options.compression, &mut source)?;
+            let (dir, kind) = (&self.dirs.data, FileKind::Snapshot);
+            let written = snapshot::write(self.disk, dir, kind, options.compression, &mut source)?;
+            if let Some(snapshot) = written {
+                snapshot.publish(self.disk)?;
+            }
         }
         self.disk.remove(&self.initialize_marker())
     }
@@ -293,17 +392,29 @@ struct Loaded {
     tail: Tail,
 }
 
-/// Loads the newest snapshot that is whole, each attempt into a tree of its own.
+/// The newest transaction that is wanted.
+fn limit(rewrite: Option<&Rewrite>) -> i64 {
+    match rewrite {
+        Some(Rewrite::Truncate(zxid)) => *zxid,
+        _ => i64::MAX,
+    }
+}
+
+/// Loads the newest snapshot that is whole and shows nothing behind `limit`, each attempt into a
+/// tree of its own.
 fn load_snapshot(
     disk: &LatchedDisk,
     dirs: &Dirs,
+    snapshots: &[DataFile],
+    limit: i64,
     findings: &mut Vec<Finding>,
 ) -> Result<Option<Loaded>, StorageError> {
-    let snapshots = files::scan(disk, &dirs.data, FileKind::Snapshot)?;
-    for file in snapshots.iter().rev().take(MAX_SNAPSHOTS) {
+    let candidates = snapshots.iter().rev().filter(|file| file.zxid <= limit);
+    for file in candidates.take(MAX_SNAPSHOTS) {
         let path = dirs.data.join(&file.name);
         let mut loader = Loader::new();
         match snapshot::read(disk, &path, &mut loader) {
+            Ok(tail) if limit < i64::MAX && tail.may_be_ahead(file.zxid, limit) => {}
             Ok(tail) => {
                 let (zxid, tree) = (file.zxid, loader.finish(file.zxid));
                 return Ok(Some(Loaded {

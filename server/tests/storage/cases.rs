@@ -59,6 +59,7 @@ fn scenario(case: Case) -> (MemDisk, Options) {
         }
         Case::LogInSnapshotDir => options = separate_log_dir(),
         Case::Leftover => disk.put(path("tmp-snapshot.9"), b"ZKSN"),
+        Case::RewriteUnfinished => disk.put(path("truncate.c"), b""),
         Case::SnapshotDamaged => edit(&disk, "snapshot.9", |content| content[100] ^= 1),
         Case::NoSnapshotWhole => {
             for name in ["snapshot.0", "snapshot.9"] {

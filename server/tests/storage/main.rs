@@ -13,5 +13,6 @@ mod disks;
 mod fixtures;
 mod fuzzy;
 mod golden;
+mod replica;
 mod support;
 mod writing;

@@ -113,9 +113,21 @@ impl LogFile {
 
     /// Goes to the next record. At the end, `ending` says how it ends.
     pub(super) fn advance(&mut self) -> Result<bool, StorageError> {
-        if self.ending.is_some() {
-            return Ok(false);
+        if self.ending.is_none() && !self.next_whole()? {
+            self.ending = Some(self.judge()?);
         }
+        Ok(self.ending.is_none())
+    }
+
+    /// Takes note of what was written to the file since it was read.
+    pub(super) fn refresh(&mut self) -> Result<(), StorageError> {
+        self.filled = self.next;
+        self.len = self.file.size()?;
+        Ok(())
+    }
+
+    /// Goes to the next record if it is a whole one.
+    pub(super) fn next_whole(&mut self) -> Result<bool, StorageError> {
         let left = self.len.saturating_sub(self.offset());
         let head = self.window(self.next, HEAD_SIZE)?;
         let size = match Head::read(head) {
@@ -132,7 +144,6 @@ impl LogFile {
                 return Ok(true);
             }
         }
-        self.ending = Some(self.judge()?);
         Ok(false)
     }
 
@@ -180,6 +191,23 @@ impl LogFile {
         let rest = self.window(self.next, SEARCHED)?;
         Ok(judge(rest, offset))
     }
+}
+
+/// Cuts a file behind the last of its records that is not newer than `zxid`, durably.
+pub(in crate::storage) fn cut(
+    disk: &LatchedDisk,
+    path: &Path,
+    zxid: i64,
+) -> Result<(), StorageError> {
+    let mut log = LogFile::open(disk, path)?;
+    while log.advance()? {
+        if log.record().zxid > zxid {
+            let file = disk.modify(path)?;
+            file.set_len(log.record().offset)?;
+            return file.sync();
+        }
+    }
+    Ok(())
 }
 
 /// Tells a record that was never completed from one that was damaged after it had been.

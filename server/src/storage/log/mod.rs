@@ -2,6 +2,7 @@
 //! tail from damage (spec: disk formats, sections 3, 4 and 10).
 
 mod file;
+mod range;
 mod reader;
 mod writer;
 
@@ -9,6 +10,9 @@ use quorate_proto::TxnHeader;
 use quorate_proto::jute::Decode;
 use simd_adler32::Adler32;
 
+pub(super) use file::cut;
+pub use range::LogRange;
+pub(super) use range::recent;
 pub use reader::{LogEnd, LogReader};
 pub use writer::{LogOptions, LogWriter};
 
@@ -68,6 +72,12 @@ pub struct Record<'a> {
     pub zxid: i64,
     /// A transaction entry: header, transaction, optional digest.
     pub body: &'a [u8],
+}
+
+/// May `next` come right after `last`? Each leader numbers from 1 in an epoch of its own.
+pub(super) fn follows(last: i64, next: i64) -> bool {
+    let (epoch, counter) = (next >> 32, next & 0xffff_ffff);
+    last.checked_add(1) == Some(next) || (epoch > last >> 32 && counter == 1)
 }
 
 /// The zxid in the header of a transaction.

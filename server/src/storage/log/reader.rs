@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Record;
 use super::file::LogFile;
+use super::{Record, follows};
 use crate::storage::cases::{Case, Finding};
 use crate::storage::disk::LatchedDisk;
 use crate::storage::error::StorageError;
@@ -134,10 +134,4 @@ impl LogReader {
             records: file.records,
         })
     }
-}
-
-/// May `next` come right after `last`? Each leader numbers from 1 in an epoch of its own.
-fn follows(last: i64, next: i64) -> bool {
-    let (epoch, counter) = (next >> 32, next & 0xffff_ffff);
-    last.checked_add(1) == Some(next) || (epoch > last >> 32 && counter == 1)
 }

@@ -8,7 +8,7 @@ use quorate_proto::jute::Encode;
 use super::{DBID, HEADER_SIZE, MAGIC, VERSION};
 use crate::storage::disk::{LatchedDisk, LatchedFile};
 use crate::storage::error::StorageError;
-use crate::storage::files;
+use crate::storage::files::{self, FileKind};
 
 /// How the log is written.
 #[derive(Debug, Clone)]
@@ -133,7 +133,7 @@ impl LogWriter {
     /// Files are always new: what an existing one holds behind its records would come to life
     /// again if records of the right length were put in front of it.
     fn create(&self, first_zxid: i64) -> Result<OpenLog, StorageError> {
-        let path = self.dir.join(files::log_name(first_zxid));
+        let path = self.dir.join(files::name(FileKind::Log, first_zxid, ""));
         let file = self.disk.create(&path)?;
         let mut header = Vec::with_capacity(HEADER_SIZE);
         header.extend_from_slice(&MAGIC);

@@ -10,7 +10,8 @@ mod writer;
 use quorate_proto::TxnDigest;
 
 pub use reader::{Visitor, read};
-pub use writer::{Progress, Source, StillTree, Written, encode_node, write};
+pub use writer::{Progress, Source, StillTree, Written, encode_node};
+pub(super) use writer::{Unnamed, write};
 
 const MAGIC: [u8; 4] = *b"ZKSN";
 const VERSION: i32 = 2;
@@ -69,4 +70,16 @@ pub struct Tail {
     pub digest: Option<(i64, TxnDigest)>,
     /// The last transaction of which the snapshot may show something.
     pub last_zxid: Option<i64>,
+}
+
+impl Tail {
+    /// May the snapshot, which is named after `zxid`, show something of a transaction behind
+    /// `limit`? One that tells nothing about its end might, unless it is the first of all.
+    pub(super) fn may_be_ahead(&self, zxid: i64, limit: i64) -> bool {
+        let end = self.last_zxid.or(self.digest.map(|(zxid, _)| zxid));
+        match end {
+            Some(end) => end > limit,
+            None => zxid != 0,
+        }
+    }
 }

@@ -11,9 +11,9 @@ use simd_adler32::Adler32;
 
 use super::snappy::SnappyWriter;
 use super::{Compression, DBID, Head, MAGIC, TERMINATOR, Tail, VERSION};
-use crate::storage::disk::{LatchedDisk, LatchedFile};
+use crate::storage::disk::{LatchedDisk, LatchedFile, directory};
 use crate::storage::error::StorageError;
-use crate::storage::files;
+use crate::storage::files::{self, FileKind};
 use crate::tree::{NodeWalk, Tree};
 
 /// How far a [`Source`] is.
@@ -121,40 +121,56 @@ pub struct Written {
     pub elapsed: Duration,
 }
 
-/// Writes a snapshot of `source` to `dir`. Answers none if the source abandoned it.
+/// A snapshot that is whole and durable, and has no name yet that counts.
+#[derive(Debug)]
+pub(in crate::storage) struct Unnamed {
+    temporary: PathBuf,
+    written: Written,
+}
+
+/// Writes a snapshot of `source` to `dir`, under the name that [`Unnamed::publish`] will take
+/// away. Answers none if the source abandoned it.
 ///
 /// Memory is bounded by one call of [`Source::nodes`] and a few buffers. It blocks the thread, so
 /// that it belongs on one of its own.
-pub fn write(
+pub(in crate::storage) fn write(
     disk: &LatchedDisk,
     dir: &Path,
+    kind: FileKind,
     compression: Compression,
     source: &mut dyn Source,
-) -> Result<Option<Written>, StorageError> {
+) -> Result<Option<Unnamed>, StorageError> {
     let begin = Instant::now();
     let head = source.head();
-    let name = files::snapshot_name(head.zxid, compression);
+    let name = files::name(kind, head.zxid, compression.suffix());
     let temporary = dir.join(format!("{}{name}", files::TEMPORARY_PREFIX));
     disk.remove(&temporary)?;
     let file = disk.create(&temporary)?;
-    let content = write_content(file, compression, &head, source);
-    let len = match content {
-        Ok(Some(len)) => len,
-        Ok(None) => {
-            disk.remove(&temporary)?;
-            return Ok(None);
-        }
-        Err(err) => return Err(err),
+    let Some(len) = write_content(file, compression, &head, source)? else {
+        disk.remove(&temporary)?;
+        return Ok(None);
     };
-    let path = dir.join(name);
-    disk.rename(&temporary, &path)?;
-    disk.sync_dir(dir)?;
-    Ok(Some(Written {
-        path,
+    let written = Written {
+        path: dir.join(name),
         zxid: head.zxid,
         len,
         elapsed: begin.elapsed(),
-    }))
+    };
+    Ok(Some(Unnamed { temporary, written }))
+}
+
+impl Unnamed {
+    /// Gives it its name, durably.
+    pub(in crate::storage) fn publish(self, disk: &LatchedDisk) -> Result<Written, StorageError> {
+        disk.rename(&self.temporary, &self.written.path)?;
+        disk.sync_dir(directory(&self.written.path))?;
+        Ok(self.written)
+    }
+
+    /// Removes it.
+    pub(in crate::storage) fn discard(self, disk: &LatchedDisk) -> Result<(), StorageError> {
+        disk.remove(&self.temporary)
+    }
 }
 
 fn write_content(
