@@ -13,7 +13,7 @@ use super::{
     Config, ConfigError, Ensemble, Members, Notice, Origin, Problem, ProblemKind, Scope, Setting,
     properties::{self, Property},
     unhonoured::{self, Treatment},
-    values::{self, integer},
+    values::{self, hexadecimal, integer},
 };
 
 /// Where the settings of a server come from.
@@ -306,12 +306,9 @@ impl Reader {
         } else if Members::owns(key) {
             self.read_member(key, value, origin);
         } else if key == "version" {
-            match u64::from_str_radix(value, 16) {
+            match hexadecimal(value) {
                 Ok(version) => self.version = version,
-                Err(_) => {
-                    let what = format!("{value:?} is not a hexadecimal number");
-                    self.problem(origin, key, ProblemKind::BadValue, what, "");
-                }
+                Err(what) => self.problem(origin, key, ProblemKind::BadValue, what, ""),
             }
         } else {
             self.read_unhonoured(key, bare, value, origin);

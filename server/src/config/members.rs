@@ -7,8 +7,9 @@ use std::{
 };
 
 use super::{
+    properties::{self, Property},
     types::PeerType,
-    values::{integer, port},
+    values::{hexadecimal, integer, port},
 };
 
 /// The ensemble that a server belongs to, as its configuration describes it.
@@ -92,6 +93,28 @@ impl Members {
         servers.filter(move |(_, member)| member.role == role)
     }
 
+    /// Reads what a dynamic configuration holds: the members, and its version.
+    pub(crate) fn read(text: &str) -> Result<(Members, u64), String> {
+        let mut members = Members::default();
+        let mut version = 0;
+        let entries = properties::parse(text)
+            .map_err(|malformed| format!("line {}: {}", malformed.line, malformed.what))?;
+        for Property { key, value, line } in entries {
+            let read = match key.as_str() {
+                "version" => hexadecimal(&value).map(|number| version = number),
+                _ => members.add(&key, &value),
+            };
+            read.map_err(|what| format!("line {line}: {what}"))?;
+        }
+        if members.voters().next().is_none() {
+            return Err("no participant is among the servers; one at least must be".to_owned());
+        }
+        if members.hierarchical {
+            members.check_groups().map_err(|(_, what)| what)?;
+        }
+        Ok((members, version))
+    }
+
     /// Says whether `key` describes members.
     pub(super) fn owns(key: &str) -> bool {
         key.starts_with("server.") || Self::counts_votes(key)
@@ -112,7 +135,10 @@ impl Members {
                 self.servers.insert(number, value.parse()?);
             }
             "weight" => {
-                self.weights.insert(number, integer(value)?);
+                match integer(value)? {
+                    1 => self.weights.remove(&number),
+                    weight => self.weights.insert(number, weight),
+                };
                 self.hierarchical = true;
             }
             "group" => self.add_group(number, value)?,

@@ -206,6 +206,14 @@ pub(super) fn integer<T: FromStr>(text: &str) -> Result<T, String> {
     })
 }
 
+/// Reads the version of a configuration, which is a zxid.
+pub(super) fn hexadecimal(text: &str) -> Result<u64, String> {
+    let number = u64::from_str_radix(text, 16).ok();
+    number
+        .filter(|number| i64::try_from(*number).is_ok())
+        .ok_or_else(|| format!("{text:?} is not a hexadecimal number"))
+}
+
 pub(super) fn port(text: &str) -> Result<u16, String> {
     let number: i64 = integer(text)?;
     u16::try_from(number).map_err(|_| format!("port out of range: {number} (0 to 65535)"))

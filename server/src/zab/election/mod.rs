@@ -1,0 +1,567 @@
+//! Fast leader election (spec: election, sections 4 to 7 and 9).
+
+mod notification;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+pub use notification::{BadNotification, Notification};
+
+use super::{Membership, Millis, Output, Role, Settings, Sid};
+use crate::config::PeerType;
+
+/// Whom a server without a vote votes for: an observer, or one that is in no configuration.
+const NOBODY: i64 = i64::MIN;
+/// The zxid of a server whose database is missing. It must not vote.
+const NO_DATABASE: i64 = -1;
+/// Servers without a vote that are told of one search. An ensemble has 255 servers at most.
+const MAX_ASKERS: usize = 255;
+
+/// What a server has to offer as a leader. Both are what its disk would say after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credentials {
+    /// The last transaction in its log; -1 for a missing database.
+    pub last_zxid: i64,
+    /// The epoch whose leader it followed last.
+    pub current_epoch: u32,
+}
+
+/// What an election has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// The search is over.
+    Elected {
+        /// Who leads: the member itself, or the one to follow.
+        leader: Sid,
+        /// The round in which it was elected.
+        round: i64,
+    },
+    /// Another server knows of a newer configuration, which is to survive a restart. The search
+    /// has begun again under it, and a wake is due.
+    Reconfigured(Membership),
+}
+
+/// The part of a member that finds a leader, and answers those who search for one.
+///
+/// Votes that are to be sent are appended as [`Output::Notify`]. A search ends in a quorum's
+/// agreement; it waits a little for a better vote ([`Settings::finalize_wait`]) only while a voter
+/// that can be reached has not agreed.
+#[derive(Debug)]
+pub struct Election {
+    id: Sid,
+    adopts_configs: bool,
+    interval: (Millis, Millis),
+    finalize_wait: Millis,
+
+    committed: Membership,
+    /// The last proposed configuration, if it is newer than the committed one.
+    proposed: Option<Membership>,
+    /// The text of the committed configuration, which each vote carries.
+    text: Bytes,
+    /// Servers to which no connection could be made when last tried.
+    unreachable: BTreeSet<Sid>,
+
+    /// The number of the round. It never decreases, and starts anew with each process.
+    clock: i64,
+    role: Role,
+    /// Who was elected in the last search, and how.
+    elected: Ballot,
+    search: Option<Search>,
+}
+
+/// A vote, as far as one is compared with another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ballot {
+    leader: Sid,
+    zxid: i64,
+    round: i64,
+    epoch: i64,
+}
+
+/// A vote that has come in, and what its sender was.
+#[derive(Debug, Clone, Copy)]
+struct Cast {
+    ballot: Ballot,
+    state: Role,
+    format: i32,
+}
+
+#[derive(Debug)]
+struct Search {
+    credentials: Credentials,
+    /// The vote to begin with. Its round does not count.
+    initial: Ballot,
+    proposal: Ballot,
+    /// The newest vote of each server in this round, the member's own included.
+    votes: BTreeMap<Sid, Cast>,
+    /// The newest vote of each server that follows or leads, whatever its round.
+    settled: BTreeMap<Sid, Cast>,
+    /// Who without a vote has asked, and what it was told.
+    askers: BTreeMap<Sid, Ballot>,
+    /// The pause before the proposal is sent again, doubled each time.
+    pause: Millis,
+    resend_at: Millis,
+    /// Until when a quorum that has agreed waits for something better.
+    finalize_at: Option<Millis>,
+}
+
+impl Election {
+    /// An election that waits for [`Election::start`].
+    pub fn new(settings: &Settings, committed: Membership, proposed: Option<Membership>) -> Self {
+        let mut election = Election {
+            id: settings.id,
+            adopts_configs: settings.reconfig,
+            interval: settings.notification_interval,
+            finalize_wait: settings.finalize_wait,
+            committed: Membership::default(),
+            proposed: None,
+            text: Bytes::new(),
+            unreachable: BTreeSet::new(),
+            clock: 0,
+            role: Role::Looking,
+            elected: Ballot::NONE,
+            search: None,
+        };
+        election.set_membership(committed, proposed);
+        election
+    }
+
+    /// Goes by these configurations from now on.
+    pub fn set_membership(&mut self, committed: Membership, proposed: Option<Membership>) {
+        self.proposed = proposed.filter(|proposed| proposed.version > committed.version);
+        self.text = Bytes::from(committed.to_string());
+        self.committed = committed;
+    }
+
+    /// Searches for a leader.
+    pub fn start(
+        &mut self,
+        now: Millis,
+        credentials: Credentials,
+        out: &mut Vec<Output>,
+    ) -> Option<Decision> {
+        self.begin(now, credentials);
+        self.wake(now, out)
+    }
+
+    /// Neither searches nor votes until [`Election::start`].
+    pub fn stop(&mut self) {
+        self.role = Role::Looking;
+        self.search = None;
+    }
+
+    /// Takes a leader that was named and not elected.
+    pub fn appoint(&mut self, leader: Sid, last_zxid: i64, out: &mut Vec<Output>) {
+        let ballot = Ballot {
+            leader,
+            zxid: last_zxid,
+            round: self.clock,
+            epoch: self.elected.epoch,
+        };
+        self.end(ballot, out);
+    }
+
+    /// Leads or follows in this epoch: all who report so agree, whatever they were elected with.
+    pub fn settled(&mut self, epoch: u32) {
+        self.elected.epoch = i64::from(epoch);
+    }
+
+    /// Takes in whether a server can be reached. One that was never heard of can.
+    pub fn reachable(
+        &mut self,
+        now: Millis,
+        sid: Sid,
+        reachable: bool,
+        out: &mut Vec<Output>,
+    ) -> Option<Decision> {
+        match reachable {
+            true => self.unreachable.remove(&sid),
+            false => self.unreachable.insert(sid),
+        };
+        let search = self.search.as_ref()?;
+        if reachable && self.is_voter(sid) {
+            out.push(self.notify(sid, search.proposal));
+        }
+        self.conclude(now, out)
+    }
+
+    /// When [`Election::wake`] is due.
+    pub fn deadline(&self) -> Option<Millis> {
+        let search = self.search.as_ref()?;
+        let finalize_at = search.finalize_at.unwrap_or(Millis::MAX);
+        Some(search.resend_at.min(finalize_at))
+    }
+
+    /// The time that [`Election::deadline`] named has come.
+    pub fn wake(&mut self, now: Millis, out: &mut Vec<Output>) -> Option<Decision> {
+        let search = self.search.as_mut()?;
+        if search.resend_at <= now {
+            search.resend_at = now + search.pause;
+            search.pause = (search.pause * 2).min(self.interval.1);
+            self.send_proposal(out);
+        }
+        self.conclude(now, out)
+    }
+
+    /// Takes in a vote.
+    pub fn receive(
+        &mut self,
+        now: Millis,
+        from: Sid,
+        notification: &Notification,
+        out: &mut Vec<Output>,
+    ) -> Option<Decision> {
+        if let Some(newer) = self.newer_config(from, notification) {
+            return Some(self.adopt(now, newer));
+        }
+        if !self.is_voter(from) {
+            if notification.state == Role::Looking {
+                self.answer_stranger(from, out);
+            }
+            return None;
+        }
+        if self.search.is_some() {
+            return self.count(now, from, Cast::from(notification), out);
+        }
+        if self.role != Role::Looking && notification.state == Role::Looking {
+            out.push(self.notify(from, self.elected));
+        }
+        None
+    }
+
+    /// Begins a search, of which nobody hears before the next wake, which is due.
+    fn begin(&mut self, now: Millis, credentials: Credentials) {
+        self.clock += 1;
+        self.role = Role::Looking;
+        let initial = self.initial_ballot(credentials);
+        self.search = Some(Search {
+            credentials,
+            initial,
+            proposal: initial,
+            votes: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            askers: BTreeMap::new(),
+            pause: self.interval.0,
+            resend_at: now,
+            finalize_at: None,
+        });
+        self.propose(initial);
+    }
+
+    /// The vote for itself, of a member that votes.
+    fn initial_ballot(&self, credentials: Credentials) -> Ballot {
+        if self.observes() {
+            return Ballot::NONE;
+        }
+        Ballot {
+            leader: if self.is_voter(self.id) {
+                self.id
+            } else {
+                NOBODY
+            },
+            zxid: credentials.last_zxid,
+            round: 0,
+            epoch: i64::from(credentials.current_epoch),
+        }
+    }
+
+    /// The configuration of another server, if it is to replace the member's own.
+    fn newer_config(&self, from: Sid, notification: &Notification) -> Option<Membership> {
+        if self.search.is_none() || !self.adopts_configs || notification.config == self.text {
+            return None;
+        }
+        let text = String::from_utf8_lossy(&notification.config);
+        if text.is_empty() {
+            return None;
+        }
+        match text.parse::<Membership>() {
+            Ok(config) => (config.version > self.committed.version).then_some(config),
+            Err(error) => {
+                tracing::warn!("server {from} has a configuration that cannot be read: {error}");
+                None
+            }
+        }
+    }
+
+    fn adopt(&mut self, now: Millis, newer: Membership) -> Decision {
+        let proposed = self.proposed.take();
+        self.set_membership(newer.clone(), proposed);
+        if let Some(search) = &self.search {
+            self.begin(now, search.credentials);
+        }
+        Decision::Reconfigured(newer)
+    }
+
+    /// Tells a server without a vote, which searches, how things stand. While the member searches
+    /// itself it says nothing twice, or two that do not vote for each other would talk for ever.
+    fn answer_stranger(&mut self, to: Sid, out: &mut Vec<Output>) {
+        let clock = self.clock;
+        let ballot = match &mut self.search {
+            None if self.role == Role::Looking => return,
+            None => Ballot {
+                round: clock,
+                ..self.elected
+            },
+            Some(search) => {
+                let room = search.askers.len() < MAX_ASKERS || search.askers.contains_key(&to);
+                if !room || search.askers.insert(to, search.proposal) == Some(search.proposal) {
+                    return;
+                }
+                search.proposal
+            }
+        };
+        out.push(self.notify(to, ballot));
+    }
+
+    /// Counts a voter's vote in the search.
+    fn count(
+        &mut self,
+        now: Millis,
+        from: Sid,
+        cast: Cast,
+        out: &mut Vec<Output>,
+    ) -> Option<Decision> {
+        if !self.is_voter(cast.ballot.leader) {
+            tracing::debug!(
+                "server {from} votes for {}, who is no voter",
+                cast.ballot.leader
+            );
+            return None;
+        }
+        match cast.state {
+            Role::Looking => self.count_searching(now, from, cast, out),
+            Role::Observing => None,
+            Role::Following | Role::Leading => self.count_settled(from, cast, out),
+        }
+    }
+
+    /// The vote of a server that searches, too.
+    fn count_searching(
+        &mut self,
+        now: Millis,
+        from: Sid,
+        cast: Cast,
+        out: &mut Vec<Output>,
+    ) -> Option<Decision> {
+        let search = self.search.as_mut()?;
+        let ballot = cast.ballot;
+        if ballot.round < self.clock {
+            out.push(self.notify(from, self.search.as_ref()?.proposal));
+            return None;
+        }
+        if search.initial.zxid == NO_DATABASE || ballot.zxid == NO_DATABASE {
+            return None;
+        }
+        if ballot.round > self.clock {
+            self.clock = ballot.round;
+            search.votes.clear();
+            let better = match ballot.beats(&search.initial, &self.committed) {
+                true => ballot,
+                false => search.initial,
+            };
+            self.propose(better);
+            self.send_proposal(out);
+        } else if ballot.beats(&search.proposal, &self.committed) {
+            self.propose(ballot);
+            self.send_proposal(out);
+        }
+        let search = self.search.as_mut()?;
+        search.votes.insert(from, cast);
+        // The sender may have voted before this member began to search, and would not say it
+        // again until its pause is over.
+        if search.proposal.beats(&ballot, &self.committed) {
+            let proposal = search.proposal;
+            out.push(self.notify(from, proposal));
+        }
+        self.conclude(now, out)
+    }
+
+    /// The vote of a server that follows or leads already.
+    fn count_settled(&mut self, from: Sid, cast: Cast, out: &mut Vec<Output>) -> Option<Decision> {
+        let clock = self.clock;
+        let search = self.search.as_mut()?;
+        if cast.ballot.round == clock {
+            // Without a format, so that within a round only the leader is compared.
+            search.votes.insert(from, Cast { format: 0, ..cast });
+        }
+        search.settled.insert(from, cast);
+        let search = self.search.as_ref()?;
+        let in_round = cast.ballot.round == clock && self.is_led(&search.votes, cast);
+        if in_round || self.is_led(&search.settled, cast) {
+            return Some(self.end(cast.ballot, out));
+        }
+        None
+    }
+
+    /// Does a quorum of `votes` follow the leader of `cast`, who leads?
+    fn is_led(&self, votes: &BTreeMap<Sid, Cast>, cast: Cast) -> bool {
+        let leader = cast.ballot.leader;
+        let leads = match leader == self.id {
+            true => cast.ballot.round == self.clock,
+            false => votes
+                .get(&leader)
+                .is_some_and(|vote| vote.state == Role::Leading),
+        };
+        leads && self.is_quorum(|sid| votes.get(&sid).is_some_and(|vote| vote.agrees(&cast)))
+    }
+
+    /// Ends the search if a quorum has agreed, and everybody else too or the time is up.
+    fn conclude(&mut self, now: Millis, out: &mut Vec<Output>) -> Option<Decision> {
+        let search = self.search.as_ref()?;
+        let proposal = Cast {
+            ballot: search.proposal,
+            state: Role::Looking,
+            format: 0,
+        };
+        let agrees = |sid| search.votes.get(&sid).is_some_and(|v| v.agrees(&proposal));
+        let elected = self.is_voter(search.proposal.leader) && self.is_quorum(agrees);
+        let all = self
+            .voters()
+            .into_iter()
+            .all(|sid| agrees(sid) || self.unreachable.contains(&sid));
+        let finalize_at = search.finalize_at.unwrap_or(now + self.finalize_wait);
+        if elected && (all || finalize_at <= now) {
+            let proposal = search.proposal;
+            return Some(self.end(proposal, out));
+        }
+        self.search.as_mut()?.finalize_at = elected.then_some(finalize_at);
+        None
+    }
+
+    /// Ends the search, and tells those who have asked and do not vote.
+    fn end(&mut self, ballot: Ballot, out: &mut Vec<Output>) -> Decision {
+        let search = self.search.take();
+        self.role = match ballot.leader == self.id {
+            true => Role::Leading,
+            false if self.observes() => Role::Observing,
+            false => Role::Following,
+        };
+        self.clock = self.clock.max(ballot.round);
+        self.elected = ballot;
+        for asker in search.iter().flat_map(|search| search.askers.keys()) {
+            self.answer_stranger(*asker, out);
+        }
+        Decision::Elected {
+            leader: ballot.leader,
+            round: ballot.round,
+        }
+    }
+
+    /// Votes for `ballot` in the present round.
+    fn propose(&mut self, ballot: Ballot) {
+        let proposal = Ballot {
+            round: self.clock,
+            ..ballot
+        };
+        let votes_itself = self.is_voter(self.id) && self.is_voter(proposal.leader);
+        let Some(search) = &mut self.search else {
+            return;
+        };
+        search.proposal = proposal;
+        search.finalize_at = None;
+        if votes_itself && search.initial.zxid != NO_DATABASE {
+            let own = Cast {
+                ballot: proposal,
+                state: Role::Looking,
+                format: 0,
+            };
+            search.votes.insert(self.id, own);
+        }
+    }
+
+    fn send_proposal(&self, out: &mut Vec<Output>) {
+        let Some(search) = &self.search else {
+            return;
+        };
+        let others = self.voters().into_iter().filter(|sid| *sid != self.id);
+        out.extend(others.map(|sid| self.notify(sid, search.proposal)));
+    }
+
+    fn notify(&self, to: Sid, ballot: Ballot) -> Output {
+        Output::Notify {
+            to,
+            notification: Notification {
+                state: self.role,
+                leader: ballot.leader,
+                zxid: ballot.zxid,
+                round: ballot.round,
+                epoch: ballot.epoch,
+                format: 2,
+                config: self.text.clone(),
+            },
+        }
+    }
+
+    /// The configurations that count.
+    fn configs(&self) -> impl Iterator<Item = &Membership> {
+        [&self.committed].into_iter().chain(&self.proposed)
+    }
+
+    fn voters(&self) -> BTreeSet<Sid> {
+        self.configs()
+            .flat_map(|config| config.members.voters())
+            .map(|(sid, _)| sid)
+            .collect()
+    }
+
+    /// Does the member only observe? One that is in no configuration takes part without a vote.
+    fn observes(&self) -> bool {
+        let own = self.committed.members.servers.get(&self.id);
+        own.is_some_and(|member| member.role == PeerType::Observer)
+    }
+
+    fn is_voter(&self, sid: Sid) -> bool {
+        self.configs().any(|config| config.is_voter(sid))
+    }
+
+    fn is_quorum(&self, acks: impl Fn(Sid) -> bool) -> bool {
+        self.configs().all(|config| config.is_quorum(&acks))
+    }
+}
+
+impl Ballot {
+    /// The vote of an observer.
+    const NONE: Ballot = Ballot {
+        leader: NOBODY,
+        zxid: NOBODY,
+        round: 0,
+        epoch: NOBODY,
+    };
+
+    /// Is it the better vote of two? A server of no weight is no leader.
+    fn beats(&self, other: &Ballot, config: &Membership) -> bool {
+        let rank = |ballot: &Ballot| (ballot.epoch, ballot.zxid, ballot.leader);
+        config.members.weight(self.leader) != 0 && rank(self) > rank(other)
+    }
+}
+
+impl Cast {
+    /// Do two votes count as one? Those who have found their leader agree on it and its epoch,
+    /// however they came to it.
+    fn agrees(&self, other: &Cast) -> bool {
+        if self.state == Role::Looking || other.state == Role::Looking {
+            return self.ballot == other.ballot;
+        }
+        let same_leader = self.ballot.leader == other.ballot.leader;
+        let comparable = (self.format > 0) == (other.format > 0);
+        same_leader && (!comparable || self.ballot.epoch == other.ballot.epoch)
+    }
+}
+
+impl From<&Notification> for Cast {
+    fn from(notification: &Notification) -> Cast {
+        Cast {
+            ballot: Ballot {
+                leader: notification.leader,
+                zxid: notification.zxid,
+                round: notification.round,
+                epoch: notification.epoch,
+            },
+            state: notification.state,
+            format: notification.format,
+        }
+    }
+}
