@@ -137,14 +137,7 @@ impl Source for LiveTree<'_> {
     fn head(&mut self) -> Head {
         let tree = self.service.tree();
         self.walk = Some(NodeWalk::new(&tree));
-        Head {
-            zxid: tree.last_zxid(),
-            sessions: tree.sessions().collect(),
-            acls: tree
-                .stored_acls()
-                .map(|(key, acl)| (key, acl.encoded().to_vec()))
-                .collect(),
-        }
+        Head::of(&tree)
     }
 
     fn nodes(&mut self, out: &mut Vec<u8>) -> Progress {

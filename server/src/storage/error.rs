@@ -38,6 +38,17 @@ pub enum StorageError {
         /// What is wrong there.
         reason: String,
     },
+    /// What a leader sent is not its tree.
+    #[error(
+        "the tree that the leader sends cannot be read at offset {offset}: {reason}; it will be \
+         asked for again"
+    )]
+    Received {
+        /// Offset behind the SNAP packet.
+        offset: u64,
+        /// What is wrong there.
+        reason: String,
+    },
     /// A transaction that does not follow the one before it was to be appended.
     #[error(
         "transaction {next:#x} cannot be appended behind {last:#x}, because some are missing; this \

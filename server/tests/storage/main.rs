@@ -14,5 +14,6 @@ mod fixtures;
 mod fuzzy;
 mod golden;
 mod replica;
+mod stream;
 mod support;
 mod writing;

@@ -5,11 +5,16 @@
 
 mod reader;
 mod snappy;
+mod stream;
 mod writer;
 
 use quorate_proto::TxnDigest;
+use quorate_proto::jute::Encode;
+
+use crate::tree::Tree;
 
 pub use reader::{Visitor, read};
+pub use stream::{TreeDump, TreeReceiver};
 pub use writer::{Progress, Source, StillTree, Written, encode_node};
 pub(super) use writer::{Unnamed, write};
 
@@ -61,6 +66,36 @@ pub struct Head {
     pub sessions: Vec<(i64, i32)>,
     /// The keys of the ACLs, and the ACLs as encoded vectors.
     pub acls: Vec<(i64, Vec<u8>)>,
+}
+
+impl Head {
+    /// What stands in front of the znodes of `tree`.
+    pub fn of(tree: &Tree) -> Self {
+        let acls = tree.stored_acls();
+        Head {
+            zxid: tree.last_zxid(),
+            sessions: tree.sessions().collect(),
+            acls: acls
+                .map(|(key, list)| (key, list.encoded().to_vec()))
+                .collect(),
+        }
+    }
+}
+
+impl Encode for Head {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let count = |n| i32::try_from(n).unwrap_or(i32::MAX);
+        count(self.sessions.len()).encode(out);
+        for (id, timeout) in &self.sessions {
+            id.encode(out);
+            timeout.encode(out);
+        }
+        count(self.acls.len()).encode(out);
+        for (key, acl) in &self.acls {
+            key.encode(out);
+            out.extend_from_slice(acl);
+        }
+    }
 }
 
 /// What stands behind the znodes.

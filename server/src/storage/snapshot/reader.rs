@@ -68,27 +68,67 @@ pub fn read(
 ) -> Result<Tail, StorageError> {
     let mut content = Content::open(disk, path)?;
     content.header()?;
-    for _ in 0..content.take::<i32>()? {
-        let (id, timeout) = (content.take()?, content.take()?);
-        visitor.session(id, timeout);
-    }
-    for _ in 0..content.take::<i32>()? {
-        let key = content.take()?;
-        content.next(|reader| {
-            let acl: Option<Vec<Acl<'_>>> = reader.read()?;
-            visitor.acl(key, acl.as_deref());
-            Ok(())
-        })?;
-    }
-    while content.node(visitor)? {}
+    let mut body = Body::default();
+    while content
+        .next(|reader| body.next(reader, visitor))?
+        .map_err(|reason| content.damaged(reason))?
+    {}
     content.check_seal()?;
     content.tail()
+}
+
+/// What a snapshot has between its header and its first seal: sessions, ACLs, znodes, each with
+/// what ends it.
+#[derive(Debug, Default)]
+pub(super) enum Body {
+    #[default]
+    Begin,
+    /// So many sessions are left.
+    Sessions(i32),
+    /// So many ACLs are left.
+    Acls(i32),
+}
+
+impl Body {
+    /// Reads what comes next; false at the end of the znodes. The inner error says why it cannot
+    /// be. Behind an outer one, the same can be read again once there is more of it.
+    pub(super) fn next(
+        &mut self,
+        reader: &mut Reader<'_>,
+        visitor: &mut impl Visitor,
+    ) -> Result<Result<bool, String>, DecodeError> {
+        match *self {
+            Body::Begin => *self = Body::Sessions(reader.read()?),
+            Body::Sessions(left @ 1..) => {
+                let (id, timeout) = (reader.read()?, reader.read()?);
+                visitor.session(id, timeout);
+                *self = Body::Sessions(left - 1);
+            }
+            Body::Sessions(_) => *self = Body::Acls(reader.read()?),
+            Body::Acls(left @ 1..) => {
+                let key = reader.read()?;
+                let acl: Option<Vec<Acl<'_>>> = reader.read()?;
+                visitor.acl(key, acl.as_deref());
+                *self = Body::Acls(left - 1);
+            }
+            Body::Acls(_) => {
+                let path: &str = reader.read()?;
+                if path == TERMINATOR {
+                    return Ok(Ok(false));
+                }
+                let data: Option<&[u8]> = reader.read()?;
+                let (acl_key, stat) = (reader.read()?, reader.read()?);
+                return Ok(visitor.node(path, data, acl_key, stat).map(|()| true));
+            }
+        }
+        Ok(Ok(true))
+    }
 }
 
 /// Bytes decompressed at once.
 const CHUNK: usize = 256 << 10;
 /// No znode is larger, so that a damaged length does not make us read everything there is.
-const MAX_ITEM: usize = 256 << 20;
+pub(super) const MAX_ITEM: usize = 256 << 20;
 /// Bytes of the last transaction with its seal.
 const LAST_ZXID_SIZE: usize = 8 + 13;
 
@@ -218,24 +258,6 @@ impl Content {
         }
         let (_version, _dbid): (i32, i64) = (self.take()?, self.take()?);
         Ok(())
-    }
-
-    /// Reads a znode; false at the end of all.
-    fn node(&mut self, visitor: &mut impl Visitor) -> Result<bool, StorageError> {
-        let node = self.next(|reader| {
-            let path: &str = reader.read()?;
-            if path == TERMINATOR {
-                return Ok(None);
-            }
-            let data: Option<&[u8]> = reader.read()?;
-            let (acl_key, stat) = (reader.read()?, reader.read()?);
-            Ok(Some(visitor.node(path, data, acl_key, stat)))
-        })?;
-        match node {
-            None => Ok(false),
-            Some(Ok(())) => Ok(true),
-            Some(Err(reason)) => Err(self.damaged(reason)),
-        }
     }
 
     fn check_seal(&mut self) -> Result<(), StorageError> {

@@ -81,14 +81,7 @@ impl<'a> StillTree<'a> {
 
 impl Source for StillTree<'_> {
     fn head(&mut self) -> Head {
-        let acls = self.tree.stored_acls();
-        Head {
-            zxid: self.tree.last_zxid(),
-            sessions: self.tree.sessions().collect(),
-            acls: acls
-                .map(|(key, list)| (key, list.encoded().to_vec()))
-                .collect(),
-        }
+        Head::of(self.tree)
     }
 
     fn nodes(&mut self, out: &mut Vec<u8>) -> Progress {
@@ -199,16 +192,7 @@ fn write_parts(out: &mut Sealer, head: &Head, source: &mut dyn Source) -> io::Re
     buf.extend_from_slice(&MAGIC);
     VERSION.encode(&mut buf);
     DBID.encode(&mut buf);
-    count(head.sessions.len()).encode(&mut buf);
-    for (id, timeout) in &head.sessions {
-        id.encode(&mut buf);
-        timeout.encode(&mut buf);
-    }
-    count(head.acls.len()).encode(&mut buf);
-    for (key, acl) in &head.acls {
-        key.encode(&mut buf);
-        buf.extend_from_slice(acl);
-    }
+    head.encode(&mut buf);
     out.write(&mut buf)?;
     loop {
         let progress = source.nodes(&mut buf);
@@ -236,10 +220,6 @@ fn write_parts(out: &mut Sealer, head: &Head, source: &mut dyn Source) -> io::Re
         out.seal(&mut buf)?;
     }
     Ok(Progress::Done)
-}
-
-fn count(n: usize) -> i32 {
-    i32::try_from(n).unwrap_or(i32::MAX)
 }
 
 /// Writes what has a checksum behind it.
