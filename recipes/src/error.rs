@@ -50,6 +50,28 @@ pub enum Error {
         path: String,
     },
 
+    /// More was asked for at once than there ever is.
+    #[error("{path:?} has {limit} permits in all, {asked} were asked for")]
+    TooMany {
+        /// The recipe's path.
+        path: String,
+        /// How many were asked for.
+        asked: usize,
+        /// How many there are.
+        limit: usize,
+    },
+
+    /// Those who share the path do not agree about how it is set up.
+    #[error("{path:?} is set up with {found}, not with {expected}, by who came first")]
+    Mismatch {
+        /// The znode that says so.
+        path: String,
+        /// What is expected here.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+
     /// What the guard stood for is not held any more.
     #[error("{path:?} is not held any more: {reason}")]
     Lost {

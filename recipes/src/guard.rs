@@ -1,9 +1,11 @@
 //! What the holder of something has in hand.
 
 use std::fmt;
+use std::future::pending;
 use std::sync::Arc;
 
-use quorate_client::{CreateOptions, Data, Error as ClientError, TransactionResult};
+use futures::future::select_all;
+use quorate_client::{Client, CreateOptions, Data, Error as ClientError, TransactionResult};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -48,7 +50,7 @@ impl Guard {
     /// A number that grows with every grant, over all holders and for as long as the ensemble
     /// keeps its data.
     pub fn fencing_token(&self) -> FencingToken {
-        FencingToken(self.hold.czxid)
+        FencingToken(self.hold.token)
     }
 
     /// The path of the recipe.
@@ -68,6 +70,19 @@ impl Guard {
     /// sent, less a hundredth in reserve.
     pub fn state(&self) -> HoldState {
         self.hold.state()
+    }
+
+    /// The error for what was found to be lost.
+    pub(crate) fn lost_as(&self, reason: LostReason) -> Error {
+        self.hold.lost(reason)
+    }
+
+    /// Fails if it is lost.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self.state() {
+            HoldState::Lost(reason) => Err(self.hold.lost(reason)),
+            _ => Ok(()),
+        }
     }
 
     /// A channel that holds the state and tells of its changes.
@@ -96,6 +111,20 @@ impl Guard {
         }
     }
 
+    /// Resolves when somebody asks for what is held by [`Lock::revoke`](crate::Lock::revoke) or by
+    /// Curator's `Revoker`; never if nobody does. It is up to the holder whether to let go. The
+    /// future does not borrow the guard.
+    ///
+    /// Cancel safe, and can be called any number of times.
+    pub fn revoked(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut revoked = self.hold.subscribe_to_revocation();
+        async move {
+            if revoked.wait_for(|revoked| *revoked).await.is_err() {
+                pending::<()>().await;
+            }
+        }
+    }
+
     /// Writes that happen all together, and only if the guard is not lost by then: the servers
     /// check that in the same transaction.
     ///
@@ -106,11 +135,7 @@ impl Guard {
     /// # }
     /// ```
     pub fn transaction(&self) -> FencedTransaction {
-        let client = &self.hold.client;
-        FencedTransaction {
-            inner: client.transaction().check(&self.hold.node, None),
-            hold: Arc::clone(&self.hold),
-        }
+        FencedTransaction::new(vec![Arc::clone(&self.hold)], &self.hold.client)
     }
 
     /// Lets go, and waits until others can have it.
@@ -124,13 +149,8 @@ impl Guard {
     ///
     /// Cancel safe: dropping the future leaves the rest to the background.
     pub async fn release(self) -> Result<(), Error> {
-        let lost = |reason| {
-            let path = self.hold.path.clone();
-            Err(Error::Lost { path, reason })
-        };
-        if let HoldState::Lost(reason) = self.state() {
-            return lost(reason);
-        }
+        let lost = |reason| Err(self.hold.lost(reason));
+        self.check()?;
         let Some(node) = self.hold.end(LostReason::Released) else {
             return lost(LostReason::NodeDeleted);
         };
@@ -148,6 +168,77 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.hold.lose(LostReason::Released);
+    }
+}
+
+/// Proof that several things are held at once, such as the permits of a
+/// [`Semaphore`](crate::Semaphore) or the locks of a [`MultiLock`](crate::MultiLock). It is lost as
+/// soon as one of them is.
+///
+/// Dropping it releases everything in the background.
+#[derive(Debug)]
+#[must_use = "dropping a guard releases what it guards"]
+pub struct MultiGuard {
+    guards: Vec<Guard>,
+}
+
+impl MultiGuard {
+    pub(crate) fn new(guards: Vec<Guard>) -> Self {
+        MultiGuard { guards }
+    }
+
+    /// The guards of all that is held, in the order in which it was acquired.
+    pub fn guards(&self) -> &[Guard] {
+        &self.guards
+    }
+
+    /// How the guard that stands worst stands at this very moment.
+    pub fn state(&self) -> HoldState {
+        let states = self.guards.iter().map(Guard::state);
+        let badness = |state: &HoldState| match state {
+            HoldState::Held => 0,
+            HoldState::Suspect { .. } => 1,
+            HoldState::Lost(_) => 2,
+        };
+        states.max_by_key(badness).unwrap_or(HoldState::Held)
+    }
+
+    /// Resolves as soon as anything is lost; see [`Guard::lost`].
+    pub fn lost(&self) -> impl Future<Output = LostReason> + Send + use<> {
+        let losses: Vec<_> = self
+            .guards
+            .iter()
+            .map(|guard| Box::pin(guard.lost()))
+            .collect();
+        async move {
+            match losses.is_empty() {
+                true => pending().await,
+                false => select_all(losses).await.0,
+            }
+        }
+    }
+
+    /// Writes that happen all together, and only while nothing is lost; see
+    /// [`Guard::transaction`]. `None` if nothing is held.
+    pub fn transaction(&self) -> Option<FencedTransaction> {
+        let client = &self.guards.first()?.hold.client;
+        let holds = self.guards.iter().map(|guard| Arc::clone(&guard.hold));
+        Some(FencedTransaction::new(holds.collect(), client))
+    }
+
+    /// Lets go of everything, the last first, and waits until others can have it.
+    ///
+    /// # Errors
+    ///
+    /// The first one of [`Guard::release`]. Nothing is held any more in any case.
+    ///
+    /// Cancel safe: dropping the future leaves the rest to the background.
+    pub async fn release(self) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        for guard in self.guards.into_iter().rev() {
+            outcome = outcome.and(guard.release().await);
+        }
+        outcome
     }
 }
 
@@ -201,10 +292,18 @@ impl fmt::Display for FencingToken {
 #[must_use = "nothing is sent before `commit`"]
 pub struct FencedTransaction {
     inner: quorate_client::Transaction,
-    hold: Arc<Hold>,
+    holds: Vec<Arc<Hold>>,
 }
 
 impl FencedTransaction {
+    /// Writes that happen only while everything of `holds` is held.
+    pub(crate) fn new(holds: Vec<Arc<Hold>>, client: &Client) -> Self {
+        let inner = holds.iter().fold(client.transaction(), |fenced, hold| {
+            fenced.check(&hold.node, None)
+        });
+        FencedTransaction { inner, holds }
+    }
+
     /// Creates a znode; see [`Client::create`](crate::Client::create).
     pub fn create<'a>(
         mut self,
@@ -253,42 +352,36 @@ impl FencedTransaction {
     pub fn commit(
         self,
     ) -> impl Future<Output = Result<Vec<TransactionResult>, Error>> + Send + use<> {
-        let FencedTransaction { inner, hold } = self;
-        let sent = match hold.state() {
-            HoldState::Lost(reason) => Err(reason),
-            _ => Ok(inner.commit()),
+        let FencedTransaction { inner, holds } = self;
+        let broken = holds.iter().find_map(|hold| match hold.state() {
+            HoldState::Lost(reason) => Some(hold.lost(reason)),
+            _ => None,
+        });
+        let sent = match broken {
+            Some(error) => Err(error),
+            None => Ok(inner.commit()),
         };
         async move {
-            let lost = |reason| {
-                let path = hold.path.clone();
-                Error::Lost { path, reason }
-            };
-            let outcome = sent.map_err(lost)?.await;
-            outcome.map(without_check).map_err(|error| match error {
-                ClientError::Transaction { index: 0, source }
-                    if matches!(*source, ClientError::NoNode { .. }) =>
-                {
-                    hold.lose(LostReason::NodeDeleted);
-                    lost(LostReason::NodeDeleted)
-                }
-                ClientError::Transaction { index, source } => ClientError::Transaction {
-                    index: index.saturating_sub(1),
-                    source,
-                }
-                .into(),
-                error => match LostReason::of(&error) {
-                    Some(reason) => lost(reason),
-                    None => error.into(),
-                },
-            })
+            let outcome = sent?.await;
+            let checks = holds.len();
+            outcome
+                .map(|mut results| results.split_off(checks.min(results.len())))
+                .map_err(|error| match error {
+                    ClientError::Transaction { index, source } => match holds.get(index) {
+                        Some(hold) if matches!(*source, ClientError::NoNode { .. }) => {
+                            hold.lose(LostReason::NodeDeleted);
+                            hold.lost(LostReason::NodeDeleted)
+                        }
+                        _ => {
+                            let index = index.saturating_sub(checks);
+                            ClientError::Transaction { index, source }.into()
+                        }
+                    },
+                    error => match (LostReason::of(&error), holds.first()) {
+                        (Some(reason), Some(hold)) => hold.lost(reason),
+                        _ => error.into(),
+                    },
+                })
         }
     }
-}
-
-/// The results of the caller's own operations.
-fn without_check(mut results: Vec<TransactionResult>) -> Vec<TransactionResult> {
-    if !results.is_empty() {
-        results.remove(0);
-    }
-    results
 }

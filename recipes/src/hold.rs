@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_client::{
     Client, Error as ClientError, EventKind, OneshotWatch, SessionId, Stat, State, WatchedEvent,
@@ -16,11 +17,15 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
+use crate::error::Error;
 use crate::protect::{Protected, is_own, patient};
 
 /// The part of the session timeout that is kept in reserve, for clocks that do not run alike and
 /// timers that fire late.
 const RESERVE: u32 = 100;
+
+/// What is written into the znode of a holder that is asked to let go, as Curator does.
+pub(crate) const REVOKE: &str = "__REVOKE__";
 
 /// How a guard stands with what it guards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,8 +110,11 @@ pub(crate) struct Hold {
     /// The znode.
     pub(crate) node: String,
     /// The transaction that created it.
-    pub(crate) czxid: i64,
+    czxid: i64,
+    /// The transaction that orders this grant among all others.
+    pub(crate) token: i64,
     state: watch::Sender<HoldState>,
+    revoked: watch::Sender<bool>,
     /// Gone as soon as nothing is held any more.
     own: Mutex<Option<Own>>,
 }
@@ -122,6 +130,7 @@ struct Own {
 /// change since then.
 #[derive(Debug)]
 pub(crate) struct Confirmed {
+    stat: Stat,
     watch: OneshotWatch,
     connection: watch::Receiver<State>,
 }
@@ -137,12 +146,16 @@ pub(crate) async fn confirm(
         let settled = connection.wait_for(|state| *state == State::Connected || state.is_over());
         let _ = settled.await.map(drop);
         let (stat, watch) = patient().run(|| client.exists_watched(node.path())).await?;
-        if !stat.is_some_and(|stat| is_own(client, &stat)) {
+        let Some(stat) = stat.filter(|stat| is_own(client, stat)) else {
             return Ok(None);
-        }
+        };
         let connected = *connection.borrow() == State::Connected;
         if connected && valid_until(client).is_some_and(|until| Instant::now() < until) {
-            return Ok(Some(Confirmed { watch, connection }));
+            return Ok(Some(Confirmed {
+                stat,
+                watch,
+                connection,
+            }));
         }
     }
 }
@@ -160,23 +173,42 @@ impl Hold {
         client: &Client,
         path: &str,
         node: Protected,
-        czxid: i64,
         confirmed: Confirmed,
     ) -> Arc<Self> {
-        let Confirmed { watch, connection } = confirmed;
+        let token = confirmed.stat.czxid;
+        Hold::with_token(client, path, node, token, confirmed)
+    }
+
+    /// As [`new`](Hold::new), as the continuation of another grant.
+    pub(crate) fn with_token(
+        client: &Client,
+        path: &str,
+        node: Protected,
+        token: i64,
+        confirmed: Confirmed,
+    ) -> Arc<Self> {
+        let Confirmed {
+            stat,
+            watch,
+            connection,
+        } = confirmed;
         let hold = Arc::new(Hold {
             client: client.clone(),
             path: path.to_owned(),
             node: node.path().to_owned(),
-            czxid,
+            czxid: stat.czxid,
+            token,
             state: watch::Sender::new(HoldState::Held),
+            revoked: watch::Sender::new(false),
             own: Mutex::new(Some(Own {
                 watch: Some(watch),
                 node,
             })),
         });
-        debug!(path, node = %hold.node, czxid, "held");
-        client.spawn(Arc::clone(&hold).keep(connection));
+        debug!(path, node = %hold.node, token, "held");
+        // Its data may have been set before it was confirmed.
+        let check = (stat.version != 0).then(|| hold.check());
+        client.spawn(Arc::clone(&hold).keep(connection, check));
         hold
     }
 
@@ -188,6 +220,17 @@ impl Hold {
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<HoldState> {
         self.state.subscribe()
+    }
+
+    /// The error for what is not held any more.
+    pub(crate) fn lost(&self, reason: LostReason) -> Error {
+        let path = self.path.clone();
+        Error::Lost { path, reason }
+    }
+
+    /// Tells when somebody else would like to have it.
+    pub(crate) fn subscribe_to_revocation(&self) -> watch::Receiver<bool> {
+        self.revoked.subscribe()
     }
 
     pub(crate) fn valid_until(&self) -> Option<Instant> {
@@ -229,9 +272,12 @@ impl Hold {
     }
 
     /// Keeps the state up to date until nothing is held any more.
-    async fn keep(self: Arc<Self>, mut connection: watch::Receiver<State>) {
+    async fn keep(
+        self: Arc<Self>,
+        mut connection: watch::Receiver<State>,
+        mut check: Option<Check>,
+    ) {
         let mut state = self.subscribe();
-        let mut check: Option<Check> = None;
         loop {
             let until = self.valid_until().unwrap_or_else(Instant::now);
             tokio::select! {
@@ -283,17 +329,20 @@ impl Hold {
 
     fn check(&self) -> Check {
         let (client, node) = (self.client.clone(), self.node.clone());
-        Box::pin(async move { patient().run(|| client.exists_watched(&node)).await })
+        Box::pin(async move { patient().run(|| client.get_data_watched(&node)).await })
     }
 
     fn checked(&self, answer: Answer, connection: State) {
         match answer {
-            Ok((None, _)) => self.lose(LostReason::NodeDeleted),
-            Ok((Some(stat), _)) if !is_own(&self.client, &stat) || stat.czxid != self.czxid => {
+            Err(ClientError::NoNode { .. }) => self.lose(LostReason::NodeDeleted),
+            Ok((_, stat, _)) if !is_own(&self.client, &stat) || stat.czxid != self.czxid => {
                 let owner = SessionId(stat.ephemeral_owner);
                 self.lose(LostReason::NodeTaken { owner });
             }
-            Ok((Some(_), watch)) => {
+            Ok((data, _, watch)) => {
+                if data == REVOKE {
+                    self.revoked.send_replace(true);
+                }
                 if let Some(own) = self.own.lock().as_mut() {
                     own.watch = Some(watch);
                 }
@@ -330,7 +379,7 @@ impl Hold {
 
 /// A question to the server about the znode, and its answer.
 type Check = Pin<Box<dyn Future<Output = Answer> + Send>>;
-type Answer = Result<(Option<Stat>, OneshotWatch), ClientError>;
+type Answer = Result<(Bytes, Stat, OneshotWatch), ClientError>;
 
 /// The answer to the question under way, which may be none.
 async fn answered(check: &mut Option<Check>) -> Answer {

@@ -1,6 +1,7 @@
 //! What the znodes of a recipe are called, so that programs which use another library on the same
 //! path take part in it (spec: recipes, sections 2.1, 2.2 and 3.1).
 
+use quorate_client::CreateMode;
 use uuid::Uuid;
 
 /// Whose names a recipe gives to its znodes.
@@ -33,30 +34,82 @@ pub enum Layout {
 impl Layout {
     /// The names of an exclusive lock's znodes.
     pub(crate) fn lock(self) -> Naming {
-        let marker = match self {
-            Layout::Curator => "lock-",
-            Layout::Kazoo => "__lock__",
+        self.exclusive(match self {
+            Layout::Curator => &["lock-"],
+            Layout::Kazoo => &["__lock__"],
+        })
+    }
+
+    /// The names of those who wait to write, or do, beside readers.
+    pub(crate) fn writer(self) -> Naming {
+        self.exclusive(match self {
+            Layout::Curator => &["__WRIT__", "__READ__"],
+            Layout::Kazoo => &["__lock__", "__rlock__"],
+        })
+    }
+
+    /// The names of those who wait to read, or do, beside writers.
+    pub(crate) fn reader(self) -> Naming {
+        let (writers, read): (&[_], _) = match self {
+            Layout::Curator => (&["__WRIT__"], "__READ__"),
+            Layout::Kazoo => (&["__lock__"], "__rlock__"),
         };
         Naming {
+            marker: read,
+            fellow: Some(read),
+            ..self.exclusive(writers)
+        }
+    }
+
+    /// The names of a semaphore's permits, which have no order.
+    pub(crate) fn permit(self) -> Naming {
+        let naming = self.exclusive(&["lease-"]);
+        match self {
+            Layout::Curator => naming,
+            Layout::Kazoo => self.unique(),
+        }
+    }
+
+    /// Names that are nothing but unique.
+    pub(crate) fn unique(self) -> Naming {
+        Naming {
+            numbered: false,
+            ..self.exclusive(&[""])
+        }
+    }
+
+    /// A queue in which everybody waits for everybody in front; new znodes have the first marker.
+    fn exclusive(self, rivals: &'static [&'static str]) -> Naming {
+        Naming {
             layout: self,
-            marker,
+            marker: rivals[0],
+            rivals,
+            fellow: None,
+            numbered: true,
         }
     }
 }
 
 /// The names of one recipe's znodes in one layout: something unique, a marker that tells the
-/// recipe, and the number that the server appends.
+/// recipe, and, where order matters, the number that the server appends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Naming {
     layout: Layout,
     marker: &'static str,
+    /// Markers of those who go first if they came first.
+    rivals: &'static [&'static str],
+    /// The marker of those who can hold at the same time.
+    fellow: Option<&'static str>,
+    numbered: bool,
 }
 
 /// What a child of the path is to the recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Child {
     /// Somebody in the queue, with the number that decides about the order.
-    Contender(Sequence),
+    Rival(Sequence),
+    /// Somebody in the queue for whom nobody of this kind has to wait.
+    Fellow(Sequence),
     /// Somebody who does not know of this queue, or whom this queue does not know: waiting for it
     /// could take for ever, and ignoring it could let two hold at once.
     Foreign,
@@ -68,18 +121,47 @@ impl Naming {
     /// The name, up to the server's number, of a znode that nobody else creates.
     pub(crate) fn prefix(self, id: Uuid) -> String {
         match self.layout {
-            Layout::Curator => format!("_c_{}-{}", id.hyphenated(), self.marker),
+            Layout::Curator if self.numbered => format!("_c_{}-{}", id.hyphenated(), self.marker),
+            Layout::Curator => id.hyphenated().to_string(),
             Layout::Kazoo => format!("{}{}", id.simple(), self.marker),
+        }
+    }
+
+    /// How such a znode is created.
+    pub(crate) fn mode(self) -> CreateMode {
+        match self.numbered {
+            true => CreateMode::EphemeralSequential,
+            false => CreateMode::Ephemeral,
         }
     }
 
     /// Tells what a child of the path is.
     pub(crate) fn read(self, name: &str) -> Child {
-        let number = name.rsplit_once(self.marker).map(|(_, number)| number);
-        match number.and_then(Sequence::parse) {
-            Some(sequence) => Child::Contender(sequence),
+        let numbered = |marker| {
+            let (_, number) = name.rsplit_once(marker)?;
+            Sequence::parse(number)
+        };
+        if let Some(sequence) = self.rivals.iter().copied().find_map(numbered) {
+            return Child::Rival(sequence);
+        }
+        match self.fellow.and_then(numbered) {
+            Some(sequence) => Child::Fellow(sequence),
             None if self.layout == Layout::Kazoo && !is_numbered(name) => Child::Unrelated,
             None => Child::Foreign,
+        }
+    }
+
+    /// What follows the marker in the name of such a znode.
+    pub(crate) fn number(self, name: &str) -> &str {
+        name.rsplit_once(self.marker)
+            .map_or("", |(_, number)| number)
+    }
+
+    /// The number in the name of somebody in the queue.
+    pub(crate) fn sequence(self, name: &str) -> Option<Sequence> {
+        match self.read(name) {
+            Child::Rival(sequence) | Child::Fellow(sequence) => Some(sequence),
+            Child::Foreign | Child::Unrelated => None,
         }
     }
 }
@@ -154,7 +236,7 @@ mod tests {
             ("lock--2147483648", i32::MIN),
             ("lock--000000005", -5),
         ] {
-            assert_eq!(read(name), Child::Contender(Sequence(number)), "{name}");
+            assert_eq!(read(name), Child::Rival(Sequence(number)), "{name}");
         }
         for name in [
             "de305d5475b4431badb2eb6b9e546014__lock__0000000007",
@@ -175,7 +257,7 @@ mod tests {
         let read = |name| KAZOO.lock().read(name);
         assert_eq!(
             read("de305d5475b4431badb2eb6b9e546014__lock__0000000007"),
-            Child::Contender(Sequence(7))
+            Child::Rival(Sequence(7))
         );
         for name in [
             "_c_de305d54-75b4-431b-adb2-eb6b9e546014-lock-0000000007",
@@ -185,6 +267,27 @@ mod tests {
         }
         for name in ["config", "de305d5475b4431badb2e1234567890", "0000000007"] {
             assert_eq!(read(name), Child::Unrelated, "{name}");
+        }
+    }
+
+    #[test]
+    fn readers_wait_for_writers_only() {
+        for (layout, read, write) in [
+            (
+                CURATOR,
+                "_c_x-__READ__0000000001",
+                "_c_x-__WRIT__0000000001",
+            ),
+            (KAZOO, "x__rlock__0000000001", "x__lock__0000000001"),
+        ] {
+            let one = Sequence(1);
+            assert_eq!(layout.reader().read(read), Child::Fellow(one));
+            assert_eq!(layout.reader().read(write), Child::Rival(one));
+            assert_eq!(layout.writer().read(read), Child::Rival(one));
+            assert_eq!(layout.writer().read(write), Child::Rival(one));
+            assert!(read.contains(layout.reader().marker));
+            assert!(write.contains(layout.writer().marker));
+            assert_eq!(layout.reader().read("x-lock-0000000001"), Child::Foreign);
         }
     }
 
@@ -212,7 +315,7 @@ mod tests {
         fn what_a_server_appends_is_read_back(number: i32) {
             for layout in [CURATOR, KAZOO] {
                 let name = format!("{}{number:010}", layout.lock().prefix(id()));
-                prop_assert_eq!(layout.lock().read(&name), Child::Contender(Sequence(number)));
+                prop_assert_eq!(layout.lock().read(&name), Child::Rival(Sequence(number)));
             }
         }
 

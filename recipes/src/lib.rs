@@ -34,13 +34,23 @@ mod layout;
 mod lock;
 mod protect;
 mod queue;
+mod reentrant;
+mod rwlock;
+mod semaphore;
+mod settings;
+mod simple_lock;
 
 pub use error::Error;
-pub use guard::{FencedTransaction, FencingToken, Guard};
+pub use guard::{FencedTransaction, FencingToken, Guard, MultiGuard};
 pub use hold::{HoldState, LostReason};
 pub use layout::Layout;
-pub use lock::{Contender, Lock};
+pub use lock::{Lock, MultiLock};
+pub use queue::Contender;
 pub use quorate_client as client;
 pub use quorate_client::{
     Acl, Client, ClientBuilder, CreateMode, CreateOptions, Outcome, Perms, SessionId, State,
 };
+pub use reentrant::{ReentrantGuard, ReentrantLock};
+pub use rwlock::{Access, RwLock, WriteGuard};
+pub use semaphore::Semaphore;
+pub use simple_lock::SimpleLock;

@@ -1,17 +1,15 @@
-//! The exclusive lock.
+//! The exclusive lock, also several of them at once.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use bytes::Bytes;
-use quorate_client::{Acl, Client, Error as ClientError, OPEN_ACL, SessionId};
-use tokio::time::timeout;
+use quorate_client::{Client, Error as ClientError};
 
 use crate::error::Error;
-use crate::guard::{FencingToken, Guard};
-use crate::hold::{Hold, confirm};
-use crate::layout::Layout;
-use crate::protect::join;
-use crate::queue::{Place, Queue, Turn};
+use crate::guard::{Guard, MultiGuard};
+use crate::hold::REVOKE;
+use crate::protect::patient;
+use crate::queue::{Contender, Queue, within};
+use crate::settings::{Settings, setters};
 
 /// A lock that at most one holds, over all processes that use the same path.
 ///
@@ -53,11 +51,7 @@ use crate::queue::{Place, Queue, Turn};
 #[derive(Debug, Clone)]
 #[must_use = "a lock does nothing until it is acquired"]
 pub struct Lock {
-    client: Client,
-    path: String,
-    layout: Layout,
-    data: String,
-    acl: Vec<Acl<'static>>,
+    settings: Settings,
 }
 
 impl Lock {
@@ -65,38 +59,15 @@ impl Lock {
     /// it is needed, as a container, which the servers reap when it is not.
     pub fn new(client: &Client, path: impl Into<String>) -> Self {
         Lock {
-            client: client.clone(),
-            path: path.into(),
-            layout: Layout::default(),
-            data: String::new(),
-            acl: OPEN_ACL.to_vec(),
+            settings: Settings::new(client, path),
         }
     }
 
-    /// Names the znodes as another library does.
-    pub fn layout(mut self, layout: Layout) -> Self {
-        self.layout = layout;
-        self
+    pub(crate) fn with_settings(settings: Settings) -> Self {
+        Lock { settings }
     }
 
-    /// What others find in the znodes of this contender, such as the name of its host; nothing
-    /// unless set. Text, because kazoo reads it as such.
-    pub fn data(mut self, data: impl Into<String>) -> Self {
-        self.data = data.into();
-        self
-    }
-
-    /// Who may do what with the znodes that are created; everybody everything unless set.
-    /// Contenders must be able to read the path, and to create and delete its children.
-    pub fn acl(mut self, acl: impl Into<Vec<Acl<'static>>>) -> Self {
-        self.acl = acl.into();
-        self
-    }
-
-    /// The path.
-    pub fn path(&self) -> &str {
-        &self.path
-    }
+    setters!(layout, data, acl);
 
     /// Waits until the lock is held, behind everybody who came before. Losses of the connection are
     /// survived, and the place in the queue with them.
@@ -109,18 +80,10 @@ impl Lock {
     /// Cancel safe in this sense: dropping the future gives up the place in the queue and leaves
     /// nothing behind.
     pub async fn acquire(&self) -> Result<Guard, Error> {
-        loop {
-            let place = self.queue().enter(&self.data, &self.acl).await?;
-            // A place whose znode has gone is taken anew, at the end.
-            if place.wait().await?
-                && let Some(guard) = self.grant(place).await?
-            {
-                return Ok(guard);
-            }
-        }
+        self.queue().acquire().await
     }
 
-    /// As [`acquire`](Lock::acquire), for no longer than `within`, all in all.
+    /// As [`acquire`](Lock::acquire), for no longer than `time`, all in all.
     ///
     /// # Errors
     ///
@@ -128,12 +91,8 @@ impl Lock {
     /// [`acquire`](Lock::acquire).
     ///
     /// Cancel safe as [`acquire`](Lock::acquire).
-    pub async fn acquire_timeout(&self, within: Duration) -> Result<Guard, Error> {
-        let acquired = timeout(within, self.acquire()).await;
-        acquired.unwrap_or_else(|_| {
-            let path = self.path.clone();
-            Err(Error::TimedOut { path, within })
-        })
+    pub async fn acquire_timeout(&self, time: Duration) -> Result<Guard, Error> {
+        within(self.path(), time, self.acquire()).await
     }
 
     /// Takes the lock if nobody has it or waits for it, otherwise answers `None`.
@@ -145,18 +104,7 @@ impl Lock {
     /// Does not wait for other contenders, but for the servers; cancel safe as
     /// [`acquire`](Lock::acquire).
     pub async fn try_acquire(&self) -> Result<Option<Guard>, Error> {
-        loop {
-            let place = self.queue().enter(&self.data, &self.acl).await?;
-            match place.turn().await? {
-                Turn::Behind(_) => return Ok(None),
-                Turn::Vanished => {}
-                Turn::First => {
-                    if let Some(guard) = self.grant(place).await? {
-                        return Ok(Some(guard));
-                    }
-                }
-            }
-        }
+        self.queue().try_acquire().await
     }
 
     /// Everybody who holds the lock or waits for it, the holder first. The server that answers
@@ -167,72 +115,112 @@ impl Lock {
     /// [`Error::ForeignChild`]; [`Error::Client`] if the connection is lost meanwhile, and with what
     /// a server refuses.
     pub async fn contenders(&self) -> Result<Vec<Contender>, Error> {
-        let synced = self.client.sync(&self.path);
-        let names = self.queue().contenders().await?;
-        synced.await?;
-        let mut contenders = Vec::with_capacity(names.len());
-        for names in names.chunks(READS_AT_ONCE) {
-            let reads = names.iter().map(|(name, _)| {
-                let path = join(&self.path, name);
-                let found = self.client.get_data(&path);
-                (path, found)
-            });
-            for (node, found) in reads.collect::<Vec<_>>() {
-                match found.await {
-                    Ok((data, stat)) => contenders.push(Contender {
-                        node,
-                        token: FencingToken(stat.czxid),
-                        session: SessionId(stat.ephemeral_owner),
-                        since: UNIX_EPOCH
-                            + Duration::from_millis(u64::try_from(stat.ctime).unwrap_or(0)),
-                        data,
-                    }),
-                    // It has left since the list was made.
-                    Err(ClientError::NoNode { .. }) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
+        self.queue().contenders().await
+    }
+
+    /// Asks whoever holds the lock to let go; false if nobody does. The holder hears of it by
+    /// [`Guard::revoked`], or by the listener of a revocable lock of Curator, and may ignore it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`contenders`](Lock::contenders). Asking takes effect even if the reply is lost.
+    pub async fn revoke(&self) -> Result<bool, Error> {
+        let contenders = self.contenders().await?;
+        let Some(holder) = contenders.first() else {
+            return Ok(false);
+        };
+        let client = &self.settings.client;
+        let ask = || client.set_data(&holder.node, REVOKE, None);
+        match patient().run_idempotent(ask).await {
+            Ok(_) => Ok(true),
+            Err(ClientError::NoNode { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
         }
-        // The order in which they were created, which is that of their numbers, and also decides
-        // where servers have run out of numbers.
-        contenders.sort_by(|a, b| (a.token, &a.node).cmp(&(b.token, &b.node)));
-        Ok(contenders)
     }
 
     fn queue(&self) -> Queue<'_> {
-        Queue {
-            client: &self.client,
-            path: &self.path,
-            naming: self.layout.lock(),
-        }
-    }
-
-    /// Makes a guard of a place at the front, if it still is one.
-    async fn grant(&self, place: Place<'_>) -> Result<Option<Guard>, Error> {
-        let confirmed = confirm(&self.client, &place.node).await?;
-        Ok(confirmed.map(|confirmed| {
-            let Place { node, czxid, .. } = place;
-            let hold = Hold::new(&self.client, &self.path, node, czxid, confirmed);
-            Guard::new(hold)
-        }))
+        Queue(self.settings.site(self.settings.layout.lock()))
     }
 }
 
-/// How many contenders are read with one request behind the other.
-const READS_AT_ONCE: usize = 512;
+/// Several locks that are held together or not at all.
+///
+/// They are acquired in the order of their paths, whatever the order in which they are given, so
+/// that two who want some of the same locks do not wait for each other for ever.
+///
+/// ```no_run
+/// # async fn demo(client: quorate_recipes::Client) -> Result<(), quorate_recipes::Error> {
+/// use quorate_recipes::{Lock, MultiLock};
+///
+/// let both = MultiLock::new([
+///     Lock::new(&client, "/locks/from"),
+///     Lock::new(&client, "/locks/to"),
+/// ]);
+/// let guard = both.acquire().await?;
+/// guard.release().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a lock does nothing until it is acquired"]
+pub struct MultiLock {
+    locks: Vec<Lock>,
+}
 
-/// Somebody who holds a lock or waits for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Contender {
-    /// The path of its znode.
-    pub node: String,
-    /// The token that its guard has, or will have.
-    pub token: FencingToken,
-    /// Its session; 0 if its znode belongs to none, and outlives its process.
-    pub session: SessionId,
-    /// Since when it holds the lock or waits for it, by the leader's clock.
-    pub since: SystemTime,
-    /// What it says about itself; see [`Lock::data`].
-    pub data: Bytes,
+impl MultiLock {
+    /// These locks, which must be different ones.
+    pub fn new(locks: impl IntoIterator<Item = Lock>) -> Self {
+        let mut locks: Vec<_> = locks.into_iter().collect();
+        locks.sort_by(|a, b| a.path().cmp(b.path()));
+        MultiLock { locks }
+    }
+
+    /// Waits until all locks are held.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Lock::acquire`]; [`Error::Lost`] if a lock was lost while others were waited for.
+    /// Nothing is held then.
+    ///
+    /// Cancel safe as [`Lock::acquire`].
+    pub async fn acquire(&self) -> Result<MultiGuard, Error> {
+        let mut guards: Vec<Guard> = Vec::with_capacity(self.locks.len());
+        for lock in &self.locks {
+            guards.push(lock.acquire().await?);
+            for guard in &guards {
+                guard.check()?;
+            }
+        }
+        Ok(MultiGuard::new(guards))
+    }
+
+    /// As [`acquire`](MultiLock::acquire), for no longer than `time`, all in all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TimedOut`] with the paths; otherwise as for [`acquire`](MultiLock::acquire).
+    ///
+    /// Cancel safe as [`Lock::acquire`].
+    pub async fn acquire_timeout(&self, time: Duration) -> Result<MultiGuard, Error> {
+        let paths: Vec<_> = self.locks.iter().map(Lock::path).collect();
+        within(&paths.join(" and "), time, self.acquire()).await
+    }
+
+    /// Takes the locks if nobody has or waits for any of them, otherwise answers `None`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`acquire`](MultiLock::acquire).
+    ///
+    /// Cancel safe as [`Lock::acquire`].
+    pub async fn try_acquire(&self) -> Result<Option<MultiGuard>, Error> {
+        let mut guards = Vec::with_capacity(self.locks.len());
+        for lock in &self.locks {
+            match lock.try_acquire().await? {
+                Some(guard) => guards.push(guard),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(MultiGuard::new(guards)))
+    }
 }

@@ -5,14 +5,51 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use quorate_client::{
     Acl, Client, CreateMode, CreateOptions, Error, ErrorCode, Outcome, RetryPolicy, SessionId,
-    Stat, State, path,
+    Stat, State, TransactionResult, path,
 };
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::layout::Naming;
 
-/// An ephemeral-sequential znode of this session, which is deleted when the value is dropped.
+/// Where a recipe creates its znodes, and what they look like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Site<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) path: &'a str,
+    pub(crate) naming: Naming,
+    pub(crate) data: &'a [u8],
+    pub(crate) acl: &'a [Acl<'a>],
+}
+
+impl Site<'_> {
+    /// A znode that is yet to be created, under a name of its own.
+    pub(crate) fn plan(&self) -> Protected {
+        self.plan_named(self.naming.prefix(Uuid::new_v4()), self.naming.mode())
+    }
+
+    /// A znode that is yet to be created, under a name that nobody else uses.
+    pub(crate) fn plan_named(&self, prefix: String, mode: CreateMode) -> Protected {
+        Protected {
+            client: self.client.clone(),
+            parent: self.path.to_owned(),
+            prefix,
+            mode,
+            mark: None,
+            existence: Existence::No,
+        }
+    }
+
+    /// A znode that is yet to be created, under a name that others use as well: its data is what
+    /// tells it from theirs.
+    pub(crate) fn plan_shared(&self, name: &str) -> Protected {
+        let mut planned = self.plan_named(name.to_owned(), CreateMode::Ephemeral);
+        planned.mark = Some(self.data.to_vec());
+        planned
+    }
+}
+
+/// An ephemeral znode of this session, which is deleted when the value is dropped.
 ///
 /// The value exists from before the request to create the znode goes out. Wherever a future that
 /// holds it is dropped, the znode is deleted in the background: by its path once that is known, and
@@ -21,8 +58,11 @@ use crate::layout::Naming;
 pub(crate) struct Protected {
     client: Client,
     parent: String,
-    /// The name up to the server's number.
+    /// The name, up to the server's number if it gets one.
     prefix: String,
+    mode: CreateMode,
+    /// The data, where the name is not unique.
+    mark: Option<Vec<u8>>,
     existence: Existence,
 }
 
@@ -32,8 +72,8 @@ enum Existence {
     No,
     /// A create is under way, or ended without an answer.
     Maybe,
-    /// It was created at this path.
-    At(String),
+    /// It was created at this path, by this transaction.
+    At(String, i64),
 }
 
 /// What became of a create without an answer.
@@ -49,35 +89,40 @@ impl Protected {
     /// the transaction that created it as well.
     ///
     /// Lost connections are survived for as long as the session lives.
-    pub(crate) async fn create(
-        client: &Client,
-        parent: &str,
-        naming: Naming,
-        data: &str,
-        acl: &[Acl<'_>],
-    ) -> Result<(Self, i64), Error> {
-        let mut node = Protected::planned(client, parent, naming);
-        let options = CreateOptions::new(CreateMode::EphemeralSequential).acl(acl);
+    pub(crate) async fn create(site: Site<'_>) -> Result<(Self, i64), Error> {
         loop {
-            let pattern = join(parent, &node.prefix);
-            if client.state() == State::ConnectedReadOnly {
-                return Err(Error::ReadOnly { path: pattern });
+            // A name that is taken although it is unique is left to whoever has it.
+            if let Some(created) = site.plan().create_at(site).await? {
+                return Ok(created);
             }
-            node.existence = Existence::Maybe;
+        }
+    }
+
+    /// Creates a planned znode; `None` if somebody else has the name.
+    pub(crate) async fn create_at(mut self, site: Site<'_>) -> Result<Option<(Self, i64)>, Error> {
+        let node = &mut self;
+        let options = CreateOptions::new(node.mode).acl(site.acl);
+        loop {
+            let pattern = node.pattern();
+            node.expect_creation()?;
             let created = patient()
-                .run(|| client.create(&pattern, data, options))
+                .run(|| site.client.create(&pattern, site.data, options))
                 .await;
             let error = match created {
                 Ok(created) => {
-                    node.existence = Existence::At(created.path);
-                    return Ok((node, created.stat.czxid));
+                    let czxid = created.stat.czxid;
+                    node.existence = Existence::At(created.path, czxid);
+                    return Ok(Some((self, czxid)));
                 }
                 Err(error) => error,
             };
             if error.outcome() == Outcome::DidNotHappen {
                 node.existence = Existence::No;
                 match error {
-                    Error::NoNode { .. } => create_parents(client, parent, acl).await?,
+                    Error::NoNode { .. } => {
+                        create_parents(site.client, site.path, site.acl).await?;
+                    }
+                    Error::NodeExists { .. } => return Ok(None),
                     error => return Err(error),
                 }
                 continue;
@@ -85,29 +130,93 @@ impl Protected {
             debug!(path = %pattern, %error, "looking for a znode whose creation was not answered");
             match node.search().await? {
                 Search::Found(path, stat) => {
-                    node.existence = Existence::At(path);
-                    return Ok((node, stat.czxid));
+                    node.existence = Existence::At(path, stat.czxid);
+                    return Ok(Some((self, stat.czxid)));
                 }
                 Search::Absent => {}
-                // The old value deletes what it finds under its name.
-                Search::Taken => node = Protected::planned(client, parent, naming),
+                Search::Taken => return Ok(None),
             }
         }
     }
 
-    fn planned(client: &Client, parent: &str, naming: Naming) -> Self {
-        Protected {
-            client: client.clone(),
-            parent: parent.to_owned(),
-            prefix: naming.prefix(Uuid::new_v4()),
-            existence: Existence::No,
+    /// Creates planned znodes all together, provided that the znode `fence` is there. `None` if it
+    /// is not, or if what was created has been tampered with meanwhile.
+    pub(crate) async fn create_all(
+        site: Site<'_>,
+        mut nodes: Vec<Self>,
+        fence: &str,
+    ) -> Result<Option<Vec<Self>>, Error> {
+        loop {
+            let mut transaction = site.client.transaction().check(fence, None);
+            for node in &mut nodes {
+                let options = CreateOptions::new(node.mode).acl(site.acl);
+                transaction = transaction.create(&node.pattern(), site.data, options);
+                node.expect_creation()?;
+            }
+            let error = match patient().run(|| transaction.clone().commit()).await {
+                Ok(results) => {
+                    for (node, result) in nodes.iter_mut().zip(results.into_iter().skip(1)) {
+                        if let TransactionResult::Created { path, stat } = result {
+                            let czxid = stat.map_or(0, |stat| stat.czxid);
+                            node.existence = Existence::At(path, czxid);
+                        }
+                    }
+                    return Ok(Some(nodes));
+                }
+                Err(error) => error,
+            };
+            if error.outcome() == Outcome::DidNotHappen {
+                nodes
+                    .iter_mut()
+                    .for_each(|node| node.existence = Existence::No);
+                match error {
+                    Error::Transaction { index, source }
+                        if matches!(*source, Error::NoNode { .. }) =>
+                    {
+                        if index == 0 {
+                            return Ok(None);
+                        }
+                        create_parents(site.client, site.path, site.acl).await?;
+                    }
+                    error => return Err(error),
+                }
+                continue;
+            }
+            debug!(path = site.path, %error, "looking for znodes whose creation was not answered");
+            let mut found = 0;
+            for node in &mut nodes {
+                if let Search::Found(path, stat) = node.search().await? {
+                    node.existence = Existence::At(path, stat.czxid);
+                    found += 1;
+                }
+            }
+            match found {
+                0 => {}
+                all if all == nodes.len() => return Ok(Some(nodes)),
+                _ => return Ok(None),
+            }
         }
+    }
+
+    /// The path up to the server's number.
+    fn pattern(&self) -> String {
+        join(&self.parent, &self.prefix)
+    }
+
+    /// From here on there may be a znode to delete.
+    fn expect_creation(&mut self) -> Result<(), Error> {
+        if self.client.state() == State::ConnectedReadOnly {
+            let path = self.pattern();
+            return Err(Error::ReadOnly { path });
+        }
+        self.existence = Existence::Maybe;
+        Ok(())
     }
 
     /// Where the znode is.
     pub(crate) fn path(&self) -> &str {
         match &self.existence {
-            Existence::At(path) => path,
+            Existence::At(path, _) => path,
             // Only values whose znode was created are handed out.
             Existence::No | Existence::Maybe => &self.parent,
         }
@@ -119,6 +228,9 @@ impl Protected {
     }
 
     async fn search(&self) -> Result<Search, Error> {
+        if let Some(mark) = &self.mark {
+            return search_marked(&self.client, self.pattern(), mark).await;
+        }
         let names = named(&self.client, &self.parent, &self.prefix).await?;
         let Some(name) = names.into_iter().next() else {
             return Ok(Search::Absent);
@@ -138,8 +250,21 @@ impl Protected {
     pub(crate) async fn delete(mut self) -> Result<bool, Error> {
         let path = self.path().to_owned();
         let unanswered = AtomicBool::new(false);
+        let version = match (&self.mark, &self.existence) {
+            (Some(_), Existence::At(_, czxid)) => {
+                let found = patient().run(|| self.client.exists(&path)).await?;
+                match found.filter(|stat| stat.czxid == *czxid) {
+                    Some(stat) => Some(stat.version),
+                    None => {
+                        self.existence = Existence::No;
+                        return Ok(false);
+                    }
+                }
+            }
+            _ => None,
+        };
         let delete = || async {
-            let reply = self.client.delete(&path, None);
+            let reply = self.client.delete(&path, version);
             reply.await.inspect_err(|error| {
                 if error.outcome() != Outcome::DidNotHappen {
                     unanswered.store(true, Ordering::Relaxed);
@@ -159,26 +284,78 @@ impl Protected {
 
 impl Drop for Protected {
     fn drop(&mut self) {
-        match std::mem::replace(&mut self.existence, Existence::No) {
-            Existence::No => {}
-            Existence::At(path) => self.client.delete_in_background(path),
-            Existence::Maybe => {
-                let (client, parent) = (self.client.clone(), self.parent.clone());
-                let prefix = std::mem::take(&mut self.prefix);
-                self.client.spawn(async move {
-                    match named(&client, &parent, &prefix).await {
-                        Ok(names) => names
-                            .iter()
-                            .for_each(|name| client.delete_in_background(join(&parent, name))),
-                        // The znode goes with the session.
-                        Err(error) if error.is_session_over() => {}
-                        Err(error) => {
-                            warn!(%parent, %prefix, %error, "cannot look for a znode to delete");
-                        }
-                    }
+        let existence = std::mem::replace(&mut self.existence, Existence::No);
+        let (client, parent) = (self.client.clone(), self.parent.clone());
+        let prefix = std::mem::take(&mut self.prefix);
+        let path = join(&parent, &prefix);
+        match (existence, self.mark.take()) {
+            (Existence::No, _) => {}
+            (Existence::At(path, _), None) => self.client.delete_in_background(path),
+            (Existence::At(path, czxid), Some(_)) => self.client.spawn(async move {
+                let found = patient().run(|| client.exists(&path)).await;
+                let same = found.map(|found| found.filter(|stat| stat.czxid == czxid));
+                delete_found(&client, &path, same).await;
+            }),
+            (Existence::Maybe, Some(mark)) => self.client.spawn(async move {
+                let found = search_marked(&client, path.clone(), &mark).await;
+                let own = found.map(|found| match found {
+                    Search::Found(_, stat) => Some(stat),
+                    Search::Absent | Search::Taken => None,
                 });
-            }
+                delete_found(&client, &path, own).await;
+            }),
+            (Existence::Maybe, None) => self.client.spawn(async move {
+                match named(&client, &parent, &prefix).await {
+                    Ok(names) => names
+                        .iter()
+                        .for_each(|name| client.delete_in_background(join(&parent, name))),
+                    Err(error) => not_deleted(&path, &error),
+                }
+            }),
         }
+    }
+}
+
+/// Deletes a znode that was found to be this process's own, unless it has changed since.
+async fn delete_found(client: &Client, path: &str, found: Result<Option<Stat>, Error>) {
+    let deleted = async {
+        let Some(stat) = found? else {
+            return Ok(());
+        };
+        let delete = || client.delete(path, stat.version);
+        match patient().run_idempotent(delete).await {
+            Err(Error::NoNode { .. }) => Ok(()),
+            outcome => outcome,
+        }
+    };
+    if let Err(error) = deleted.await {
+        not_deleted(path, &error);
+    }
+}
+
+fn not_deleted(path: &str, error: &Error) {
+    // The znode goes with the session.
+    if !error.is_session_over() {
+        warn!(%path, %error, "cannot delete a znode that nobody needs any more");
+    }
+}
+
+/// Looks for a znode of this session that is told by its data.
+async fn search_marked(client: &Client, path: String, mark: &[u8]) -> Result<Search, Error> {
+    let found = patient()
+        .run(|| {
+            let (synced, found) = (client.sync(&path), client.get_data(&path));
+            async {
+                synced.await?;
+                found.await
+            }
+        })
+        .await;
+    match found {
+        Ok((data, stat)) if data == mark && is_own(client, &stat) => Ok(Search::Found(path, stat)),
+        Ok(_) => Ok(Search::Taken),
+        Err(Error::NoNode { .. }) => Ok(Search::Absent),
+        Err(error) => Err(error),
     }
 }
 
@@ -206,7 +383,11 @@ async fn named(client: &Client, parent: &str, prefix: &str) -> Result<Vec<String
 
 /// Creates `path`, and what is missing above it, as containers: the servers reap them when they are
 /// not used any more.
-async fn create_parents(client: &Client, path: &str, acl: &[Acl<'_>]) -> Result<(), Error> {
+pub(crate) async fn create_parents(
+    client: &Client,
+    path: &str,
+    acl: &[Acl<'_>],
+) -> Result<(), Error> {
     let mut missing = vec![path];
     while let Some(&path) = missing.last() {
         match create_container(client, path, acl).await {

@@ -1,35 +1,37 @@
 //! The queue that recipes stand in: ephemeral-sequential children of one znode, each of which
-//! watches the one in front of it (spec: recipes, section 6.1).
+//! watches the one in front of it (spec: recipes, sections 6.1 and 6.2).
 
-use quorate_client::{Acl, Client, Error as ClientError, EventKind};
-use tracing::warn;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use quorate_client::{Client, Error as ClientError, EventKind, SessionId};
+use tokio::time::timeout;
+use tracing::{Instrument, debug_span, warn};
 
 use crate::error::Error;
-use crate::layout::{Child, Naming, Sequence};
-use crate::protect::{Protected, join, patient};
+use crate::guard::{FencingToken, Guard};
+use crate::hold::{Hold, confirm};
+use crate::layout::{Child, Sequence};
+use crate::protect::{Protected, Site, join, patient};
 
-/// Where a recipe's queue is, and what its znodes are called.
+/// A queue whose znodes are at a site.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Queue<'a> {
-    pub(crate) client: &'a Client,
-    pub(crate) path: &'a str,
-    pub(crate) naming: Naming,
-}
+pub(crate) struct Queue<'a>(pub(crate) Site<'a>);
 
 /// A place in a queue, which is given up when the value is dropped.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
     queue: Queue<'a>,
-    pub(crate) node: Protected,
+    node: Protected,
     /// The transaction that created the znode.
-    pub(crate) czxid: i64,
+    czxid: i64,
     sequence: Sequence,
 }
 
 /// How a place stands in its queue.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// Nobody is in front.
+    /// Nobody for whom it has to wait is in front.
     First,
     /// The contender at this path is the last one in front.
     Behind(String),
@@ -38,17 +40,49 @@ pub(crate) enum Turn {
 }
 
 impl<'a> Queue<'a> {
+    /// Waits until it is this contender's turn, behind everybody who came before.
+    pub(crate) async fn acquire(self) -> Result<Guard, Error> {
+        let wait = async {
+            loop {
+                let place = self.enter().await?;
+                // A place whose znode has gone is taken anew, at the end.
+                if place.wait().await?
+                    && let Some(guard) = place.grant().await?
+                {
+                    return Ok(guard);
+                }
+            }
+        };
+        wait.instrument(debug_span!("acquire", path = self.0.path))
+            .await
+    }
+
+    /// As [`acquire`](Queue::acquire), if nobody has to be waited for.
+    pub(crate) async fn try_acquire(self) -> Result<Option<Guard>, Error> {
+        loop {
+            let place = self.enter().await?;
+            match place.turn().await? {
+                Turn::Behind(_) => return Ok(None),
+                Turn::Vanished => {}
+                Turn::First => {
+                    if let Some(guard) = place.grant().await? {
+                        return Ok(Some(guard));
+                    }
+                }
+            }
+        }
+    }
+
     /// Takes the place at the end.
-    pub(crate) async fn enter(self, data: &str, acl: &[Acl<'_>]) -> Result<Place<'a>, Error> {
-        let created = Protected::create(self.client, self.path, self.naming, data, acl).await;
-        let (node, czxid) = created?;
-        let Child::Contender(sequence) = self.naming.read(node.name()) else {
+    async fn enter(self) -> Result<Place<'a>, Error> {
+        let (node, czxid) = Protected::create(self.0).await?;
+        let Some(sequence) = self.0.naming.sequence(node.name()) else {
             let path = node.path().to_owned();
             return Err(Error::ForeignChild { path });
         };
         if sequence.is_soon_exhausted() {
             warn!(
-                path = self.path,
+                path = self.0.path,
                 ?sequence,
                 "the numbers of this path run out soon; use another path"
             );
@@ -62,37 +96,111 @@ impl<'a> Queue<'a> {
     }
 
     /// All contenders by name, in no order; empty if the path does not exist.
-    pub(crate) async fn contenders(self) -> Result<Vec<(String, Sequence)>, Error> {
-        let names = match patient().run(|| self.client.get_children(self.path)).await {
+    async fn names(self) -> Result<Vec<(String, Child)>, Error> {
+        let Site { client, path, .. } = self.0;
+        let names = match patient().run(|| client.get_children(path)).await {
             Ok(names) => names,
             Err(ClientError::NoNode { .. }) => return Ok(Vec::new()),
             Err(error) => return Err(error.into()),
         };
         let mut contenders = Vec::with_capacity(names.len());
         for name in names {
-            match self.naming.read(&name) {
-                Child::Contender(sequence) => contenders.push((name, sequence)),
+            match self.0.naming.read(&name) {
                 Child::Unrelated => {}
                 Child::Foreign => {
-                    let path = join(self.path, &name);
+                    let path = join(path, &name);
                     return Err(Error::ForeignChild { path });
                 }
+                contender => contenders.push((name, contender)),
             }
         }
         Ok(contenders)
     }
+
+    /// Everybody in the queue, in order. The server that answers catches up with the leader before.
+    pub(crate) async fn contenders(self) -> Result<Vec<Contender>, Error> {
+        let Site { client, path, .. } = self.0;
+        let synced = client.sync(path);
+        let names = self.names().await?;
+        synced.await?;
+        let paths = names.iter().map(|(name, _)| join(path, name));
+        read_contenders(client, paths.collect()).await
+    }
+}
+
+/// Waits for a grant for no longer than `within`.
+pub(crate) async fn within<T>(
+    path: &str,
+    within: Duration,
+    acquire: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    timeout(within, acquire).await.unwrap_or_else(|_| {
+        let path = path.to_owned();
+        Err(Error::TimedOut { path, within })
+    })
+}
+
+/// Reads who is behind znodes, and puts them in the order in which they were created: that is the
+/// order of their numbers, and decides also where servers have run out of numbers.
+pub(crate) async fn read_contenders(
+    client: &Client,
+    paths: Vec<String>,
+) -> Result<Vec<Contender>, Error> {
+    let mut contenders = Vec::with_capacity(paths.len());
+    for paths in paths.chunks(READS_AT_ONCE) {
+        let reads: Vec<_> = paths.iter().map(|path| client.get_data(path)).collect();
+        for (node, found) in paths.iter().zip(reads) {
+            match found.await {
+                Ok((data, stat)) => contenders.push(Contender {
+                    node: node.clone(),
+                    token: FencingToken(stat.czxid),
+                    session: SessionId(stat.ephemeral_owner),
+                    since: UNIX_EPOCH
+                        + Duration::from_millis(u64::try_from(stat.ctime).unwrap_or(0)),
+                    data,
+                }),
+                // It has left since the list was made.
+                Err(ClientError::NoNode { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    contenders.sort_by(|a, b| (a.token, &a.node).cmp(&(b.token, &b.node)));
+    Ok(contenders)
+}
+
+/// How many contenders are read with one request behind the other.
+const READS_AT_ONCE: usize = 512;
+
+/// Somebody who holds something or waits for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Contender {
+    /// The path of its znode.
+    pub node: String,
+    /// The token that its guard has, or will have.
+    pub token: FencingToken,
+    /// Its session; 0 if its znode belongs to none, and outlives its process.
+    pub session: SessionId,
+    /// Since when it holds or waits, by the leader's clock.
+    pub since: SystemTime,
+    /// What it says about itself, such as by [`Lock::data`](crate::Lock::data).
+    pub data: Bytes,
 }
 
 impl Place<'_> {
     /// Looks who is in front now.
-    pub(crate) async fn turn(&self) -> Result<Turn, Error> {
-        let contenders = self.queue.contenders().await?;
+    async fn turn(&self) -> Result<Turn, Error> {
+        let contenders = self.queue.names().await?;
         let (mut last, mut present) = (None, false);
-        for (name, sequence) in contenders {
+        for (name, contender) in contenders {
             if name == self.node.name() {
                 present = true;
                 continue;
             }
+            let Child::Rival(sequence) = contender else {
+                continue;
+            };
             let distance = sequence.behind(self.sequence);
             if distance > 0 || (distance == 0 && !self.is_younger_than(&name).await?) {
                 continue;
@@ -104,34 +212,42 @@ impl Place<'_> {
         Ok(match last {
             _ if !present => Turn::Vanished,
             None => Turn::First,
-            Some((_, name)) => Turn::Behind(join(self.queue.path, &name)),
+            Some((_, name)) => Turn::Behind(join(self.queue.0.path, &name)),
         })
     }
 
     /// Was the contender `name` created before this place? It decides between equal numbers, which
     /// servers give out once their counter stands at its end.
     async fn is_younger_than(&self, name: &str) -> Result<bool, Error> {
-        let path = join(self.queue.path, name);
-        let stat = patient().run(|| self.queue.client.exists(&path)).await?;
+        let Site { client, path, .. } = self.queue.0;
+        let path = join(path, name);
+        let stat = patient().run(|| client.exists(&path)).await?;
         // The names decide between those that one transaction created.
         Ok(stat.is_some_and(|stat| (stat.czxid, name) < (self.czxid, self.node.name())))
     }
 
     /// Waits until nobody is in front. One contender is watched at a time, so that a release wakes
     /// one waiter. False if the place's znode is gone.
-    pub(crate) async fn wait(&self) -> Result<bool, Error> {
+    async fn wait(&self) -> Result<bool, Error> {
         loop {
             match self.turn().await? {
                 Turn::First => return Ok(true),
                 Turn::Vanished => return Ok(false),
-                Turn::Behind(path) => deleted(self.queue.client, &path).await?,
+                Turn::Behind(path) => deleted(self.queue.0.client, &path).await?,
             }
         }
+    }
+
+    /// Makes a guard of a place at the front, if it still is one.
+    async fn grant(self) -> Result<Option<Guard>, Error> {
+        let Site { client, path, .. } = self.queue.0;
+        let confirmed = confirm(client, &self.node).await?;
+        Ok(confirmed.map(|confirmed| Guard::new(Hold::new(client, path, self.node, confirmed))))
     }
 }
 
 /// Waits until a znode is deleted. Its data may be set meanwhile.
-async fn deleted(client: &Client, path: &str) -> Result<(), ClientError> {
+pub(crate) async fn deleted(client: &Client, path: &str) -> Result<(), ClientError> {
     loop {
         // Unlike the watch of an existence check, this one is not left behind when the znode is
         // gone already.

@@ -1,17 +1,17 @@
 //! How contenders wait.
 
-use std::future::Future;
 use std::time::Duration;
 
 use futures::future::join_all;
 use quorate_proto::OpCode;
 use quorate_recipes::{Client, CreateMode, Error, Guard, Layout, Lock, client};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::relay::{Fault, Relay, Traffic};
 use crate::support::{
-    LONG, PATH, Standalone, children, connect, contenders, lock, no_orphans, server, soon,
+    LONG, PATH, Standalone, children, connect, contenders, dropped_at_every_await, lock,
+    no_orphans, server, soon,
 };
 
 fn acquiring(lock: Lock) -> JoinHandle<Result<Guard, Error>> {
@@ -157,20 +157,6 @@ async fn a_create_whose_reply_is_lost_is_found_again() {
     }
 }
 
-/// Drops `future` when it was polled so many times; false if it ended before.
-async fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> bool {
-    let mut future = std::pin::pin!(future);
-    let mut polled = 0;
-    std::future::poll_fn(|cx| {
-        if polled == polls {
-            return std::task::Poll::Ready(true);
-        }
-        polled += 1;
-        future.as_mut().poll(cx).map(|_| false)
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_left_by_a_future_that_is_dropped_at_any_await() {
     let server = server().await;
@@ -184,16 +170,7 @@ async fn nothing_is_left_by_a_future_that_is_dropped_at_any_await() {
             true => Some(lock(&holder).acquire().await.unwrap()),
             false => None,
         };
-        for polls in 0.. {
-            // Behind a held lock the future waits without being polled any more.
-            let dropping = dropped_after(polls, async { lock(&client).acquire().await.map(drop) });
-            let dropped = timeout(Duration::from_secs(1), dropping).await;
-            contenders(&holder, usize::from(held)).await;
-            if dropped != Ok(true) {
-                assert!(polls > 3, "{polls} polls");
-                break;
-            }
-        }
+        dropped_at_every_await(&client, async || lock(&client).acquire().await).await;
     }
 }
 

@@ -1,13 +1,20 @@
 //! What the tests share: servers, clients, and waiting for a state.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::path::PathBuf;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures::{FutureExt, StreamExt};
+use quorate_proto::OpCode;
 use quorate_recipes::{Client, Lock, client};
 use quorate_server::Server;
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+use crate::relay::{Fault, Relay};
 
 /// How long any state may take to come about.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -88,7 +95,7 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 /// The names of the children of `path`, in no order; none if it does not exist.
 pub(crate) async fn children(client: &Client, path: &str) -> Vec<String> {
-    match client.get_children(path).await {
+    match client.retry(|| client.get_children(path)).await {
         Ok(names) => names,
         Err(client::Error::NoNode { .. }) => Vec::new(),
         Err(error) => panic!("{error}"),
@@ -118,6 +125,91 @@ pub(crate) async fn contenders(client: &Client, number: usize) {
 /// Awaits that nothing is left behind.
 pub(crate) async fn no_orphans(client: &Client) {
     contenders(client, 0).await;
+}
+
+/// Awaits that the session has no ephemeral znode.
+pub(crate) async fn nothing_left(client: &Client) {
+    let watching = client.retry(|| client.watch_recursive("/")).await;
+    let mut changes = watching.unwrap();
+    soon("no ephemeral znode", async {
+        loop {
+            let left = client.retry(|| client.get_ephemerals("/")).await.unwrap();
+            if left.is_empty() {
+                return;
+            }
+            changes.next().await.unwrap().unwrap();
+        }
+    })
+    .await;
+}
+
+/// Drops `future` when it was polled so many times; false if it ended before.
+pub(crate) async fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> bool {
+    let mut future = pin!(future);
+    let mut polled = 0;
+    poll_fn(|cx| {
+        if polled == polls {
+            return Poll::Ready(true);
+        }
+        polled += 1;
+        future.as_mut().poll(cx).map(|_| false)
+    })
+    .await
+}
+
+/// Drops what `attempt` makes at its first await, at its second and so on, and awaits each time that
+/// nothing is left of it. It ends when the future does, or waits for others.
+pub(crate) async fn dropped_at_every_await<T>(
+    client: &Client,
+    mut attempt: impl AsyncFnMut() -> T,
+) {
+    for polls in 0.. {
+        // A future that waits for others is not polled any more.
+        let dropping = dropped_after(polls, attempt().map(drop));
+        let dropped = timeout(Duration::from_secs(1), dropping).await;
+        nothing_left(client).await;
+        if dropped != Ok(true) {
+            assert!(polls > 2, "{polls} polls");
+            return;
+        }
+    }
+}
+
+/// Runs `attempt` once for each of `operations` whose reply is lost, and once for each whose request
+/// is. Answers how many of these faults happened.
+pub(crate) async fn with_every_fault(
+    relay: &Relay,
+    operations: &[OpCode],
+    mut attempt: impl AsyncFnMut(Fault),
+) -> usize {
+    let mut happened = 0;
+    for &operation in operations {
+        for fault in [Fault::LoseReply(operation), Fault::LoseRequest(operation)] {
+            relay.inject(fault);
+            soon(&format!("{fault:?}"), attempt(fault)).await;
+            happened += usize::from(!relay.withdraw_faults());
+        }
+    }
+    happened
+}
+
+/// Everything that a recipe asks of a server.
+pub(crate) const OPERATIONS: [OpCode; 8] = [
+    OpCode::Create2,
+    OpCode::Delete,
+    OpCode::SetData,
+    OpCode::Multi,
+    OpCode::Exists,
+    OpCode::GetData,
+    OpCode::GetChildren,
+    OpCode::GetChildren2,
+];
+
+/// Runs a future beside the test.
+pub(crate) fn beside<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
+    tokio::spawn(future)
 }
 
 pub(crate) fn lock(client: &Client) -> Lock {

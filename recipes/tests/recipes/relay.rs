@@ -141,6 +141,15 @@ impl Relay {
             .send_modify(|traffic| traffic.faults.push(fault));
     }
 
+    /// Injects no fault any more; true if there was one left that has not happened.
+    pub(crate) fn withdraw_faults(&self) -> bool {
+        self.shared.traffic.send_if_modified(|traffic| {
+            let left = !traffic.faults.is_empty();
+            traffic.faults.clear();
+            left
+        })
+    }
+
     /// The traffic up to now.
     pub(crate) fn traffic(&self) -> watch::Ref<'_, Traffic> {
         self.shared.traffic.borrow()

@@ -1,0 +1,5 @@
+//! The exclusive lock.
+
+mod exclusion;
+mod holding;
+mod queueing;
