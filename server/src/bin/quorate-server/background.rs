@@ -255,7 +255,7 @@ fn arguments(place: &Place, options: &Options) -> Vec<OsString> {
 }
 
 /// What the log says from `start` on: its errors, or else its last lines.
-fn last_words(log: &Path, start: u64) -> io::Result<String> {
+pub(crate) fn last_words(log: &Path, start: u64) -> io::Result<String> {
     const MOST_BYTES: u64 = 64 << 10;
     const MOST_LINES: usize = 10;
     let mut file = File::open(log)?;

@@ -50,6 +50,8 @@ Examples:
       quorate-server stop
   Run under a supervisor (systemd: Type=notify), with one setting changed:
       quorate-server start-foreground zoo.cfg --set snapCount=50000
+  Three servers on this host, to which clients connect on the ports 2181 to 2183:
+      quorate-server cluster start --nodes 3
   What a key means, and its default:
       quorate-server settings snapCount
 
@@ -119,6 +121,13 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N")]
         keep: Option<u32>,
     },
+    /// Run a whole ensemble: all of it on this host, or by ssh on several
+    ///
+    /// Each server has a directory with its zoo.cfg, which the first start writes and which is
+    /// yours from then on. What is known of one server works on each of them, as in
+    /// `quorate-server status quorate-cluster/server-1/zoo.cfg`.
+    #[command(subcommand, after_help = CLUSTER_EXAMPLES)]
+    Cluster(ClusterCommand),
     /// List the settings: key, default, unit and meaning
     Settings {
         /// Only keys that contain this text, in any case
@@ -135,6 +144,91 @@ pub(crate) struct Target {
     /// File of settings, directory with a zoo.cfg, or name in the directory of settings
     #[arg(value_name = "CONFIG")]
     pub(crate) config: Option<String>,
+}
+
+const CLUSTER_EXAMPLES: &str = "\
+Examples:
+  Five servers below /tmp/zk, on ports that the system chooses; then how they are, and their end:
+      quorate-server cluster start --nodes 5 --dir /tmp/zk \\
+          --client-port 0 --quorum-port 0 --election-port 0
+      quorate-server cluster status --dir /tmp/zk
+      quorate-server cluster stop --dir /tmp/zk
+  After a change of the files zoo.cfg, one server after the other:
+      quorate-server cluster restart --dir /tmp/zk
+  Three hosts that have this program in the PATH:
+      quorate-server cluster start --hosts zk1,zk2,zk3 --dir quorate";
+
+/// What to do with an ensemble.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Start every server that does not run, and wait until all of them serve
+    Start {
+        #[command(flatten)]
+        place: ClusterPlace,
+        #[command(flatten)]
+        plan: Plan,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// End every server, the leader last
+    Stop {
+        #[command(flatten)]
+        place: ClusterPlace,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Stop and start one server after the other, the leader last, so that the ensemble serves on
+    Restart {
+        #[command(flatten)]
+        place: ClusterPlace,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Tell how each server is; exit code 1 if one of them does not serve
+    Status {
+        #[command(flatten)]
+        place: ClusterPlace,
+    },
+}
+
+/// Where an ensemble is described.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterPlace {
+    /// Directory that holds a directory for each server; the same on every host
+    #[arg(long, value_name = "DIR", default_value = "quorate-cluster")]
+    pub(crate) dir: PathBuf,
+    /// Runs a command on another host, given the host and the command
+    #[arg(long, value_name = "COMMAND", default_value = "ssh")]
+    pub(crate) ssh: String,
+}
+
+/// How long a change of a server may take.
+#[derive(Debug, Args)]
+pub(crate) struct Patience {
+    /// Seconds to wait for the start, and for the end, of a server
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) wait: u64,
+}
+
+/// What an ensemble is to be, if the directory does not hold one yet.
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// How many servers, all on this host; 3 if not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=99))]
+    pub(crate) nodes: Option<u16>,
+    /// A server on each of these hosts, as ssh knows them
+    #[arg(long, value_name = "HOST,…", value_delimiter = ',', conflicts_with_all = ["nodes", "host"])]
+    pub(crate) hosts: Vec<String>,
+    /// Name or address of this host that the servers are bound to
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
+    pub(crate) host: String,
+    /// Port of the first server for its followers; the next ones have the ports behind it; 0 lets
+    /// the system choose, and so does --client-port 0, which is 2181 if not given
+    #[arg(long, value_name = "PORT", default_value_t = 2888)]
+    pub(crate) quorum_port: u16,
+    /// Port of the first server for elections, likewise
+    #[arg(long, value_name = "PORT", default_value_t = 3888)]
+    pub(crate) election_port: u16,
 }
 
 /// Flags that every command takes.
@@ -195,6 +289,22 @@ impl Options {
             )
         });
         named.chain(set).collect()
+    }
+
+    /// The flags among them that name the place of one server.
+    pub(crate) fn of_one_server(&self) -> Vec<&'static str> {
+        let given = [
+            ("--config", self.config_dir.is_some()),
+            ("--data-dir", self.data_dir.is_some()),
+            ("--data-log-dir", self.data_log_dir.is_some()),
+            ("--client-address", self.client_address.is_some()),
+            ("--log-dir", self.log_dir.is_some()),
+            ("--pid-file", self.pid_file.is_some()),
+        ];
+        given
+            .into_iter()
+            .filter_map(|(flag, given)| given.then_some(flag))
+            .collect()
     }
 
     /// The same flags as arguments for another run of this program.

@@ -4,6 +4,7 @@
 mod background;
 mod check;
 mod cli;
+mod cluster;
 mod notify;
 mod pid_file;
 mod place;
@@ -85,6 +86,7 @@ fn dispatch(command: Command, options: &Options) -> io::Result<ExitCode> {
         Command::Purge { target, keep } => {
             purge::run(&find(&target).read().config, keep, &mut out)?
         }
+        Command::Cluster(command) => cluster::run(command, options, &mut out)?,
         Command::Settings { filter } => settings::print(filter.as_deref(), &mut out)?,
         Command::Version => {
             writeln!(out, "Quorate version: {}", env!("CARGO_PKG_VERSION"))?;

@@ -74,16 +74,22 @@ impl Place {
     }
 }
 
+/// Names of the files in the data directory, unless the environment or a flag has others.
+pub(crate) const PID_FILE: &str = "zookeeper_server.pid";
+pub(crate) const LOG_FILE: &str = "quorate-server.log";
+/// The environment variables that give them other names and places.
+pub(crate) const OF_ONE_SERVER: [&str; 3] = ["ZOOPIDFILE", "ZOO_LOG_DIR", "ZOO_LOG_FILE"];
+
 /// The file that holds the pid of the server that uses `config`.
 pub(crate) fn pid_file(config: &Config, options: &Options) -> PathBuf {
     let named = options.pid_file.clone().or_else(|| env_path("ZOOPIDFILE"));
-    named.unwrap_or_else(|| config.data_dir.join("zookeeper_server.pid"))
+    named.unwrap_or_else(|| config.data_dir.join(PID_FILE))
 }
 
 /// The file that a server in the background logs to.
 pub(crate) fn log_file(config: &Config, options: &Options) -> PathBuf {
     let directory = options.log_dir.clone().or_else(|| env_path("ZOO_LOG_DIR"));
-    let name = env_path("ZOO_LOG_FILE").unwrap_or_else(|| PathBuf::from("quorate-server.log"));
+    let name = env_path("ZOO_LOG_FILE").unwrap_or_else(|| PathBuf::from(LOG_FILE));
     directory
         .unwrap_or_else(|| config.data_dir.clone())
         .join(name)

@@ -82,6 +82,18 @@ pub(crate) fn listeners(port: u16) -> Vec<Listener> {
         .collect()
 }
 
+/// Who holds TCP port `port`, in words.
+pub(crate) fn holders(port: u16) -> String {
+    let holders: Vec<String> = listeners(port)
+        .iter()
+        .map(|listener| format!("{} at {}", listener.describe(), listener.address))
+        .collect();
+    match holders.is_empty() {
+        true => "an unknown process".to_owned(),
+        false => holders.join(", "),
+    }
+}
+
 /// Address and inode of a listening socket in a line of `/proc/net/tcp` or `/proc/net/tcp6`.
 fn parse_listener(line: &str) -> Option<(SocketAddr, u64)> {
     const LISTENING: &str = "0A";

@@ -48,7 +48,8 @@ pub(crate) fn print(config: &Config, out: &mut dyn Write) -> io::Result<bool> {
 
 /// The line `Mode: …` of a server's answer to `srvr`, or why there is none.
 fn mode(address: Option<IpAddr>, port: u16) -> Result<String, String> {
-    let answer = ask(address, port, "srvr").map_err(|error| format!("port {port}: {error}"))?;
+    let asked = addresses(address, port).and_then(|addresses| ask(&addresses, "srvr"));
+    let answer = asked.map_err(|error| format!("port {port}: {error}"))?;
     match answer.lines().find(|line| line.starts_with("Mode: ")) {
         Some(mode) => Ok(mode.to_owned()),
         None if answer.is_empty() => Err(format!("port {port}: closed without an answer")),
@@ -56,11 +57,19 @@ fn mode(address: Option<IpAddr>, port: u16) -> Result<String, String> {
     }
 }
 
-/// Sends a four-letter word to the server on this machine that is bound to `address`.
-fn ask(address: Option<IpAddr>, port: u16, word: &str) -> io::Result<String> {
+/// Where to reach the server on this machine that is bound to `address`.
+fn addresses(address: Option<IpAddr>, port: u16) -> io::Result<Vec<SocketAddr>> {
+    match address.filter(|address| !address.is_unspecified()) {
+        Some(address) => Ok(vec![SocketAddr::new(address, port)]),
+        None => Ok(("localhost", port).to_socket_addrs()?.collect()),
+    }
+}
+
+/// Sends a four-letter word to the server at the first of `addresses` that can be reached.
+pub(crate) fn ask(addresses: &[SocketAddr], word: &str) -> io::Result<String> {
     const PATIENCE: Duration = Duration::from_secs(5);
     const LONGEST: u64 = 1 << 20;
-    let mut socket = connect(address, port, PATIENCE)?;
+    let mut socket = connect(addresses, PATIENCE)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
     socket.write_all(word.as_bytes())?;
@@ -70,14 +79,10 @@ fn ask(address: Option<IpAddr>, port: u16, word: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-fn connect(address: Option<IpAddr>, port: u16, patience: Duration) -> io::Result<TcpStream> {
-    let addresses: Vec<SocketAddr> = match address.filter(|address| !address.is_unspecified()) {
-        Some(address) => vec![SocketAddr::new(address, port)],
-        None => ("localhost", port).to_socket_addrs()?.collect(),
-    };
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "localhost has no address");
+fn connect(addresses: &[SocketAddr], patience: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     for address in addresses {
-        match TcpStream::connect_timeout(&address, patience) {
+        match TcpStream::connect_timeout(address, patience) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = error,
         }

@@ -94,19 +94,13 @@ fn in_use(subject: &str, address: SocketAddr, running: Option<u32>, report: &mut
         report.ok(subject, format!("{address} is served by process {pid}"));
         return;
     }
-    let holder = listeners
-        .iter()
-        .map(|listener| format!("{} at {}", listener.describe(), listener.address))
-        .collect::<Vec<_>>()
-        .join(", ");
-    let holder = if holder.is_empty() {
-        "an unknown process".to_owned()
-    } else {
-        holder
-    };
     report.error(
         subject,
-        format!("port {} is taken by {holder}", address.port()),
+        format!(
+            "port {} is taken by {}",
+            address.port(),
+            processes::holders(address.port())
+        ),
         "end that process, or choose another port",
     );
 }
