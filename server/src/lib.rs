@@ -8,6 +8,7 @@
 pub mod config;
 mod error;
 mod net;
+mod quorum;
 mod server;
 mod service;
 pub mod session;

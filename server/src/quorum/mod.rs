@@ -1,0 +1,6 @@
+//! A member of an ensemble at work: the sockets, threads and timers that drive [`crate::zab`].
+
+mod codec;
+mod faults;
+
+pub(crate) use faults::Faults;
