@@ -3,19 +3,20 @@
 //! It keeps what programs see (live) apart from what would survive a power failure (durable), for
 //! bytes and for the names in directories. Every sync is a numbered point at which the power can
 //! go. What was written and not synced is then torn by a seed: each sector holds its state after
-//! some number of the writes that were under way, and each directory shows a prefix of its changes.
+//! some number of the writes that were under way, and each directory shows some of its changes.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::disk::{Access, Disk, DiskFile, Entry, SECTOR, directory};
 
 /// What can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
 pub enum Verb {
     /// Writing, creating, renaming, changing a length.
     Write,
@@ -39,7 +40,14 @@ pub enum Verb {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct MemDisk(Arc<Mutex<State>>);
+pub struct MemDisk(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// The disk hangs no more.
+    released: Condvar,
+}
 
 #[derive(Debug, Clone, Default)]
 struct State {
@@ -50,6 +58,9 @@ struct State {
     power_until_sync: Option<u64>,
     powerless: bool,
     fault: Option<Fault>,
+    /// What fails each time: writes, syncs.
+    failing: [Option<io::ErrorKind>; 2],
+    hanging: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +98,7 @@ type Names = BTreeMap<String, usize>;
 enum NameChange {
     Link(String, usize),
     Unlink(String),
-    Rename(String, String),
+    Rename(String, String, usize),
 }
 
 impl NameChange {
@@ -99,10 +110,11 @@ impl NameChange {
             NameChange::Unlink(name) => {
                 names.remove(name);
             }
-            NameChange::Rename(from, to) => {
-                if let Some(inode) = names.remove(from) {
-                    names.insert(to.clone(), inode);
+            NameChange::Rename(from, to, inode) => {
+                if names.get(from) == Some(inode) {
+                    names.remove(from);
                 }
+                names.insert(to.clone(), *inode);
             }
         }
     }
@@ -113,26 +125,60 @@ impl Directory {
         change.apply(&mut self.live);
         self.pending.push(change);
     }
+
+    fn sync(&mut self) {
+        for change in self.pending.drain(..) {
+            change.apply(&mut self.durable);
+        }
+    }
+
+    /// What a power failure leaves of the names: all changes, none, the first of them, or any.
+    fn tear(&mut self, random: &mut Random) {
+        let changes = self.pending.len() as u64;
+        let first = match random.below(4) {
+            0 => changes,
+            1 => 0,
+            2 => random.below(changes + 1),
+            _ => u64::MAX,
+        };
+        for (at, change) in self.pending.drain(..).enumerate() {
+            let kept = match first {
+                u64::MAX => random.below(2) == 0,
+                first => (at as u64) < first,
+            };
+            if kept {
+                change.apply(&mut self.durable);
+            }
+        }
+        self.live.clone_from(&self.durable);
+    }
+}
+
+impl Change {
+    fn apply(&self, content: &mut Vec<u8>) {
+        match self {
+            Change::Write { offset, bytes } => {
+                let end = offset + bytes.len();
+                if content.len() < end {
+                    content.resize(end, 0);
+                }
+                content[*offset..end].copy_from_slice(bytes);
+            }
+            Change::Len(len) => content.resize(*len, 0),
+        }
+    }
 }
 
 impl Inode {
     fn change(&mut self, change: Change) {
-        match &change {
-            Change::Write { offset, bytes } => {
-                let end = offset + bytes.len();
-                if self.live.len() < end {
-                    self.live.resize(end, 0);
-                }
-                self.live[*offset..end].copy_from_slice(bytes);
-            }
-            Change::Len(len) => self.live.resize(*len, 0),
-        }
+        change.apply(&mut self.live);
         self.pending.push(change);
     }
 
     fn sync(&mut self) {
-        self.durable.clone_from(&self.live);
-        self.pending.clear();
+        for change in self.pending.drain(..) {
+            change.apply(&mut self.durable);
+        }
     }
 
     /// What a power failure leaves of the file.
@@ -148,16 +194,7 @@ impl Inode {
         let after = |changes: usize| {
             let mut content = self.durable.clone();
             for change in &self.pending[..changes] {
-                match change {
-                    Change::Write { offset, bytes } => {
-                        let end = offset + bytes.len();
-                        if content.len() < end {
-                            content.resize(end, 0);
-                        }
-                        content[*offset..end].copy_from_slice(bytes);
-                    }
-                    Change::Len(len) => content.resize(*len, 0),
-                }
+                change.apply(&mut content);
             }
             content
         };
@@ -182,65 +219,108 @@ impl MemDisk {
         MemDisk::default()
     }
 
+    fn with(state: State) -> Self {
+        MemDisk(Arc::new(Shared {
+            state: Mutex::new(state),
+            released: Condvar::new(),
+        }))
+    }
+
+    /// The state once the disk does not hang.
+    fn unhung(&self) -> MutexGuard<'_, State> {
+        let mut state = self.0.state.lock();
+        self.0
+            .released
+            .wait_while(&mut state, |state| state.hanging);
+        state
+    }
+
     /// How many syncs there were; each is a point at which the power can go.
     pub fn syncs(&self) -> u64 {
-        self.0.lock().syncs
+        self.0.state.lock().syncs
     }
 
     /// How many writes there were, in the sense of [`Verb::Write`].
     pub fn writes(&self) -> u64 {
-        self.0.lock().writes
+        self.0.state.lock().writes
     }
 
     /// Lets the power go at the sync number `nth`, counted from 1 and from the disk's beginning:
     /// that sync and everything behind it fails.
     pub fn cut_power_at_sync(&self, nth: u64) {
-        self.0.lock().power_until_sync = Some(nth);
+        self.0.state.lock().power_until_sync = Some(nth);
     }
 
     /// Lets the `nth` call of `verb` fail once, counted from 1 and from the disk's beginning. Half
     /// of a failing write is done.
     pub fn fail(&self, verb: Verb, nth: u64, error: io::ErrorKind) {
-        self.0.lock().fault = Some(Fault { verb, nth, error });
+        self.0.state.lock().fault = Some(Fault { verb, nth, error });
+    }
+
+    /// Lets every call of `verb` fail from now on, or none.
+    pub fn set_failing(&self, verb: Verb, error: Option<io::ErrorKind>) {
+        self.0.state.lock().failing[verb as usize] = error;
+    }
+
+    /// Lets every write and sync wait from now on, or go on. A thread that is to end has to be let
+    /// go on first.
+    pub fn set_hanging(&self, hanging: bool) {
+        self.0.state.lock().hanging = hanging;
+        self.0.released.notify_all();
+    }
+
+    /// Flips bits of a byte of a file, behind the back of whoever has it open. Answers whether
+    /// there is such a byte.
+    pub fn damage(&self, path: impl AsRef<Path>, offset: usize, bits: u8) -> bool {
+        let mut state = self.0.state.lock();
+        let Ok(inode) = state.find(path.as_ref()) else {
+            return false;
+        };
+        let Inode { live, durable, .. } = &mut state.inodes[inode];
+        for byte in [live.get_mut(offset), durable.get_mut(offset)]
+            .into_iter()
+            .flatten()
+        {
+            *byte ^= bits;
+        }
+        offset < live.len()
     }
 
     /// The disk as it is after a power failure, torn by `seed`, with the power back.
     pub fn lose_power(&self, seed: u64) -> MemDisk {
-        let mut state = self.kill().0.lock().clone();
+        let mut state = self.kill().0.state.lock().clone();
         let mut random = Random(seed);
         for inode in &mut state.inodes {
             inode.tear(&mut random);
         }
         for dir in state.dirs.values_mut() {
-            let kept = random.below(dir.pending.len() as u64 + 1) as usize;
-            for change in dir.pending.drain(..).take(kept) {
-                change.apply(&mut dir.durable);
-            }
-            dir.live.clone_from(&dir.durable);
+            dir.tear(&mut random);
         }
-        MemDisk(Arc::new(Mutex::new(state)))
+        MemDisk::with(state)
     }
 
     /// The disk as the next process sees it after `kill -9`: everything written is there, but
     /// nothing more is durable. It has no faults.
     pub fn kill(&self) -> MemDisk {
-        let mut state = self.0.lock().clone();
+        let mut state = self.0.state.lock().clone();
         state.powerless = false;
         state.power_until_sync = None;
         state.fault = None;
-        MemDisk(Arc::new(Mutex::new(state)))
+        state.failing = [None; 2];
+        state.hanging = false;
+        MemDisk::with(state)
     }
 
     /// The content of a file.
     pub fn get(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
-        let state = self.0.lock();
+        let state = self.0.state.lock();
         let inode = state.find(path.as_ref()).ok()?;
         Some(state.inodes[inode].live.clone())
     }
 
     /// Puts a file there, durably, with the directories above it.
     pub fn put(&self, path: impl AsRef<Path>, content: &[u8]) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         let inode = state.inodes.len();
         state.inodes.push(Inode {
             live: content.to_vec(),
@@ -255,7 +335,7 @@ impl MemDisk {
 
     /// The names in a directory, in order.
     pub fn names(&self, dir: impl AsRef<Path>) -> Vec<String> {
-        let state = self.0.lock();
+        let state = self.0.state.lock();
         let dir = state.dirs.get(dir.as_ref());
         dir.map(|dir| dir.live.keys().cloned().collect())
             .unwrap_or_default()
@@ -308,6 +388,9 @@ impl State {
     }
 
     fn fault(&self, verb: Verb, count: u64) -> io::Result<()> {
+        if let Some(error) = self.failing[verb as usize] {
+            return Err(error.into());
+        }
         match self.fault {
             Some(fault) if fault.verb == verb && fault.nth == count => Err(fault.error.into()),
             _ => Ok(()),
@@ -317,7 +400,7 @@ impl State {
 
 impl Disk for MemDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         state.power()?;
         let names = state.dir(dir)?.live.clone();
         let entry = |(name, inode): (String, usize)| Entry {
@@ -328,14 +411,17 @@ impl Disk for MemDisk {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         state.power()?;
         state.dirs.entry(dir.to_owned()).or_default();
         Ok(())
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>> {
-        let mut state = self.0.lock();
+        let mut state = match access {
+            Access::Create => self.unhung(),
+            _ => self.0.state.lock(),
+        };
         state.power()?;
         let inode = if access == Access::Create {
             state.write()?;
@@ -357,16 +443,16 @@ impl Disk for MemDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.unhung();
         state.write()?;
-        state.find(from)?;
+        let inode = state.find(from)?;
         let ((dir, from), (_, to)) = (split(from), split(to));
-        state.dir(&dir)?.change(NameChange::Rename(from, to));
+        state.dir(&dir)?.change(NameChange::Rename(from, to, inode));
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.unhung();
         state.write()?;
         state.find(path)?;
         let (dir, name) = split(path);
@@ -375,11 +461,9 @@ impl Disk for MemDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.unhung();
         state.sync()?;
-        let dir = state.dir(dir)?;
-        dir.durable.clone_from(&dir.live);
-        dir.pending.clear();
+        state.dir(dir)?.sync();
         Ok(())
     }
 
@@ -396,7 +480,7 @@ struct MemFile {
 
 impl MemFile {
     fn change(&self, change: Change) -> io::Result<()> {
-        let mut state = self.disk.0.lock();
+        let mut state = self.disk.unhung();
         state.power()?;
         let result = state.write();
         let inode = &mut state.inodes[self.inode];
@@ -419,7 +503,7 @@ fn place(offset: u64) -> io::Result<usize> {
 
 impl DiskFile for MemFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.disk.0.lock();
+        let state = self.disk.0.state.lock();
         state.power()?;
         let content = state.inodes[self.inode]
             .live
@@ -437,7 +521,7 @@ impl DiskFile for MemFile {
     }
 
     fn size(&self) -> io::Result<u64> {
-        let state = self.disk.0.lock();
+        let state = self.disk.0.state.lock();
         state.power()?;
         Ok(state.inodes[self.inode].live.len() as u64)
     }
@@ -447,7 +531,7 @@ impl DiskFile for MemFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut state = self.disk.0.lock();
+        let mut state = self.disk.unhung();
         state.sync()?;
         state.inodes[self.inode].sync();
         Ok(())

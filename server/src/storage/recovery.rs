@@ -254,13 +254,10 @@ impl<'a> Recovery<'a> {
         }
         let limit = limit(self.rewrite.as_ref());
         let after = self.report.snapshot_zxid;
-        let mut log = LogReader::open(self.disk.clone(), &self.dirs.log, after)?;
+        let mut log = LogReader::open(self.disk.clone(), &self.dirs.log, after)?.until(limit);
         let mut different = None;
         while log.advance()? {
             let record = log.record();
-            if record.zxid > limit {
-                break;
-            }
             self.check_for_hole(&log)?;
             let entry = TxnEntry::from_slice(record.body)
                 .map_err(|err| unknown(log.path(), record, &err.to_string()))?;

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use quorate_server::storage::disk::{Access, Disk, Entry, RealDisk};
-use quorate_server::storage::mem_disk::MemDisk;
+use quorate_server::storage::mem_disk::{MemDisk, Verb};
 use quorate_server::storage::{Options, Storage};
 
 fn check(disk: &dyn Disk, base: &Path) {
@@ -104,6 +104,56 @@ fn what_is_not_synced_may_be_lost_and_what_is_synced_never() {
         assert_eq!(after.lose_power(seed + 1).get("/d/synced"), Some(content));
     }
     assert!(lost > 0 && kept > 0);
+}
+
+#[test]
+fn names_that_are_not_synced_are_lost_in_any_part() {
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..200 {
+        let disk = MemDisk::new();
+        let path = |name: &str| Path::new("/d").join(name);
+        disk.put(path("old"), b"1");
+        disk.open(&path("new"), Access::Create).unwrap();
+        disk.remove(&path("old")).unwrap();
+        disk.rename(&path("new"), &path("renamed")).unwrap();
+        seen.insert(disk.lose_power(seed).names("/d"));
+        disk.sync_dir(Path::new("/d")).unwrap();
+        assert_eq!(disk.lose_power(seed).names("/d"), ["renamed"]);
+    }
+    let all = [
+        vec![],
+        vec!["new"],
+        vec!["new", "old"],
+        vec!["old"],
+        vec!["old", "renamed"],
+        vec!["renamed"],
+    ];
+    assert!(seen.iter().eq(all.iter()), "{seen:?}");
+}
+
+#[test]
+fn a_disk_fails_hangs_and_rots_as_it_is_told() {
+    let disk = MemDisk::new();
+    disk.put("/d/f", b"abc");
+    let file = disk.open(Path::new("/d/f"), Access::Write).unwrap();
+    disk.set_failing(Verb::Sync, Some(ErrorKind::StorageFull));
+    file.write_at(b"x", 0).unwrap();
+    for _ in 0..2 {
+        assert_eq!(file.sync().unwrap_err().kind(), ErrorKind::StorageFull);
+    }
+    disk.set_failing(Verb::Sync, None);
+    file.sync().unwrap();
+
+    assert!(disk.damage("/d/f", 2, 1) && !disk.damage("/d/f", 3, 1));
+    assert_eq!(disk.lose_power(0).get("/d/f").unwrap(), b"xbb");
+
+    disk.set_hanging(true);
+    assert_eq!(file.read_at(&mut [0; 3], 0).unwrap(), 3, "reading goes on");
+    let writer = std::thread::spawn(move || file.write_at(b"late", 0));
+    assert_eq!(disk.get("/d/f").unwrap(), b"xbb");
+    disk.set_hanging(false);
+    writer.join().unwrap().unwrap();
+    assert_eq!(disk.get("/d/f").unwrap(), b"late");
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn recovers(disk: &MemDisk, histories: &[&History], what: &str) -> i64 {
     let storage = storage(disk);
     let recovered = storage
         .recover()
-        .unwrap_or_else(|err| panic!("{what}: {err}"));
+        .unwrap_or_else(|err| panic!("{what}: {err}; {:?}", disk.names(DATA)));
     let last = recovered.report.last_zxid;
     let digest = Some(recovered.tree.digest());
     assert!(

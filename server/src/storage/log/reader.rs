@@ -33,6 +33,8 @@ pub struct LogReader {
     file: Option<LogFile>,
     /// The transaction that the next one follows.
     last: i64,
+    /// The last transaction that is wanted.
+    limit: i64,
     /// The transaction in front of the current one, whether it was wanted or not.
     before: i64,
     findings: Vec<Finding>,
@@ -53,10 +55,18 @@ impl LogReader {
             left,
             file: None,
             last: after,
+            limit: i64::MAX,
             before: i64::MIN,
             findings: Vec::new(),
             opened: Vec::new(),
         })
+    }
+
+    /// Takes the log to end with the transaction `limit`, whatever comes behind it.
+    pub(in crate::storage) fn until(mut self, limit: i64) -> Self {
+        self.left.retain(|file| file.zxid <= limit);
+        self.limit = limit;
+        self
     }
 
     /// Goes to the next transaction; false at the end of the log.
@@ -89,6 +99,10 @@ impl LogReader {
             self.before = zxid;
             if zxid <= self.last {
                 continue;
+            }
+            if zxid > self.limit {
+                self.left.clear();
+                return Ok(false);
             }
             if !follows(self.last, zxid) {
                 let finding = Finding::new(Case::Hole, file.path()).at(offset);
