@@ -72,6 +72,8 @@ pub(crate) struct Connection {
     filled: AtomicBool,
     wake: Notify,
     ids: Mutex<Arc<[Id<'static>]>>,
+    /// The session that it has asked for.
+    attached: OnceLock<i64>,
     session: OnceLock<Arc<Session>>,
     knows_read_only: AtomicBool,
     gone: AtomicBool,
@@ -90,6 +92,7 @@ impl Connection {
             filled: AtomicBool::new(false),
             wake: Notify::new(),
             ids: Mutex::new(Arc::from([Id::new("ip", address.ip().to_string())])),
+            attached: OnceLock::new(),
             session: OnceLock::new(),
             knows_read_only: AtomicBool::new(false),
             gone: AtomicBool::new(false),
@@ -128,6 +131,16 @@ impl Connection {
     /// The session, once there is one.
     pub(crate) fn session(&self) -> Option<&Arc<Session>> {
         self.session.get()
+    }
+
+    /// The session that it has asked for.
+    pub(super) fn attached(&self) -> Option<i64> {
+        self.attached.get().copied()
+    }
+
+    /// It asks for a session, one at most.
+    pub(super) fn attach(&self, session: i64) {
+        self.attached.get_or_init(|| session);
     }
 
     /// A connection has one session at most.
@@ -202,6 +215,12 @@ impl Connection {
         let mut outbox = self.outbox.lock();
         outbox.end = outbox.end.max(end);
         drop(outbox);
+        self.nudge();
+    }
+
+    /// Lets the connection's task look into the outbox, and whether the server serves, even if there
+    /// is nothing in it.
+    pub(super) fn nudge(&self) {
         self.filled.store(true, Ordering::Release);
         self.wake();
     }

@@ -82,7 +82,7 @@ fn welcome(service: &Arc<Service>, stream: TcpStream, address: SocketAddr) {
         tracing::warn!(%address, "connection refused: too many (maxClientCnxns, maxCnxns)");
         return;
     };
-    if !service.is_serving() {
+    if !service.is_running() {
         // The connections that there were have been told already.
         connection.close();
     }
@@ -133,11 +133,10 @@ impl Connections {
     }
 
     /// Takes out a connection that has ended.
-    fn remove(&self, connection: &Connection) {
+    /// Answers its session, unless that has another one by now.
+    fn remove(&self, connection: &Connection) -> Option<i64> {
         let mut open = self.open.lock();
-        if open.by_id.remove(&connection.id()).is_none() {
-            return;
-        }
+        open.by_id.remove(&connection.id())?;
         let ip = connection.address().ip();
         if let Some(count) = open.by_address.get_mut(&ip) {
             *count -= 1;
@@ -145,17 +144,19 @@ impl Connections {
                 open.by_address.remove(&ip);
             }
         }
-        if let Some(session) = connection.session()
-            && open.by_session.get(&session.id()) == Some(&connection.id())
-        {
-            open.by_session.remove(&session.id());
+        let session = connection.attached();
+        let session = session.filter(|id| open.by_session.get(id) == Some(&connection.id()));
+        if let Some(session) = session {
+            open.by_session.remove(&session);
         }
         drop(open);
         self.closed.notify_waiters();
+        session
     }
 
     /// Makes `connection` the one of its session; another one gives way.
     fn attach(&self, session: i64, connection: &Connection) {
+        connection.attach(session);
         let mut open = self.open.lock();
         let before = open.by_session.insert(session, connection.id());
         if let Some(before) = before.and_then(|id| open.by_id.get(&id)) {
@@ -174,6 +175,28 @@ impl Connections {
         if let Some(connection) = connection {
             connection.close();
         }
+    }
+
+    /// Is the connection of this session here?
+    pub(crate) fn has_session(&self, session: i64) -> bool {
+        self.open.lock().by_session.contains_key(&session)
+    }
+
+    /// Lets those that have a session look whether they may go on.
+    pub(crate) fn nudge_sessions(&self) {
+        self.with_session(Connection::nudge);
+    }
+
+    /// Closes those that have a session.
+    pub(crate) fn close_sessions(&self) {
+        self.with_session(Connection::close);
+    }
+
+    fn with_session(&self, act: impl Fn(&Connection)) {
+        let open = self.open.lock();
+        let all = open.by_id.values();
+        all.filter(|connection| connection.session().is_some())
+            .for_each(|connection| act(connection));
     }
 
     /// Lets all of them end once their requests are answered.

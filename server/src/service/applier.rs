@@ -7,19 +7,20 @@ use std::sync::mpsc::{Receiver, Sender};
 use quorate_proto::jute::{Decode, Encode};
 use quorate_proto::{
     ConnectResponse, Create2Response, CreateResponse, ErrorCode, EventType, Id, MultiResponse,
-    MultiResult, OpCode, Perms, ReplyHeader, StatResponse, Txn, TxnEntry, WatcherEvent, frame, xid,
+    MultiResult, OpCode, Perms, ReplyHeader, StatResponse, Txn, TxnEntry, TxnHeader, WatcherEvent,
+    frame, xid,
 };
 
 use super::queue::{Batch, Origin, Work};
 use super::{Service, wall_clock};
 use crate::error::ServerError;
 use crate::net::{Connection, local};
-use crate::session::password;
+use crate::session::{PASSWORD_SIZE, password};
 use crate::storage::log::record_body;
 use crate::tree::{AclList, Applied, Observer, Tree, Watches};
 
 /// Requests answered under one hold of the tree's lock: reads wait no longer than these take.
-const HOLD: usize = 64;
+pub(super) const HOLD: usize = 64;
 
 /// Memory that one huge answer has left behind is not kept for ever.
 const KEPT_CAPACITY: usize = 1 << 20;
@@ -27,11 +28,22 @@ const KEPT_CAPACITY: usize = 1 << 20;
 /// Applies and answers, on a thread of its own.
 #[derive(Debug)]
 pub(super) struct Applier {
-    service: Arc<Service>,
+    pub(super) service: Arc<Service>,
     /// Replies and events are encoded here.
     scratch: Vec<u8>,
     /// Connections whose outbox was empty before the current hold of the tree's lock.
     filled: Vec<Arc<Connection>>,
+    tally: Tally,
+}
+
+/// What the current hold of the tree's lock has answered.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Its time: on the service's clock, and since 1970.
+    now: u64,
+    time: i64,
+    zxid: i64,
+    answered: i64,
 }
 
 impl Applier {
@@ -40,6 +52,7 @@ impl Applier {
             service,
             scratch: Vec::new(),
             filled: Vec::new(),
+            tally: Tally::default(),
         }
     }
 
@@ -52,7 +65,7 @@ impl Applier {
         for mut batch in durable {
             self.apply(&batch)?;
             let applied = self.service.tree().last_zxid();
-            self.service.queue.lock().preparer().applied(applied);
+            self.service.queue.lock().applied(applied);
             batch.clear();
             // The logger may have ended already; it needs no more buffers then.
             let _ = done.send(batch);
@@ -66,58 +79,104 @@ impl Applier {
         let mut start = 0;
         for work in batch.work.chunks(HOLD) {
             let mut tree = service.tree.write();
+            self.begin(&tree);
             for work in work {
-                match work {
-                    Work::Txn { end, op, origin } => {
-                        let body = record_body(&batch.records[start..*end]);
-                        self.apply_txn(&mut tree, body, *op, origin.as_ref())?;
-                        start = *end;
-                    }
-                    Work::Local {
-                        body,
-                        op,
-                        ids,
-                        origin,
-                    } => {
-                        let body = &batch.bodies[body.clone()];
-                        self.answer_local(&tree, *op, ids, body, origin);
-                    }
-                    Work::Resumed {
-                        session,
-                        timeout,
-                        origin,
-                    } => {
-                        let connection = &origin.connection;
-                        self.answer(origin, |out| accept(out, connection, *session, *timeout));
-                    }
-                    Work::Refused { err, origin } => {
-                        let zxid = tree.last_zxid();
-                        let header = ReplyHeader {
-                            xid: origin.xid,
-                            zxid,
-                            err: *err,
-                        };
-                        self.answer(origin, |out| frame::write(out, |out| header.encode(out)));
-                    }
+                if let Work::Txn { end, op, origin } = work {
+                    let body = record_body(&batch.records[start..*end]);
+                    let origin = origin.as_ref().map(|origin| (origin, *op));
+                    self.apply_record(&mut tree, body, |_| origin)?;
+                    start = *end;
+                } else {
+                    self.answer_work(&tree, batch, work);
                 }
             }
             drop(tree);
-            // Woken one by one they would all want the lock that is held here.
-            self.filled
-                .drain(..)
-                .for_each(|connection| connection.wake());
+            self.finish();
         }
-        self.count_answers(batch);
         Ok(())
     }
 
+    fn answer_work(&mut self, tree: &Tree, batch: &Batch, work: &Work) {
+        match work {
+            Work::Local {
+                body,
+                op,
+                ids,
+                origin,
+            } => self.answer_local(tree, *op, ids, &batch.bodies[body.clone()], origin),
+            Work::Resumed { timeout, origin } => self.answer_resumed(*timeout, origin),
+            Work::Unknown { origin } => self.answer_unknown(origin),
+            Work::Refused { err, origin } => self.answer_refused(tree, *err, origin),
+            // Such work is no answer that could be given now.
+            Work::Txn { .. } | Work::Forwarded { .. } => {}
+        }
+    }
+
+    /// The tree has just been locked.
+    pub(super) fn begin(&mut self, tree: &Tree) {
+        self.tally = Tally {
+            now: self.service.now(),
+            time: wall_clock(),
+            zxid: tree.last_zxid(),
+            answered: 0,
+        };
+    }
+
+    /// The tree has just been unlocked.
+    pub(super) fn finish(&mut self) {
+        let stats = &self.service.stats;
+        stats
+            .sent
+            .fetch_add(self.tally.answered.cast_unsigned(), Relaxed);
+        // What the server does by itself was never counted.
+        stats.outstanding.fetch_sub(self.tally.answered, Relaxed);
+        // Woken one by one they would all want the lock that was held.
+        self.filled
+            .drain(..)
+            .for_each(|connection| connection.wake());
+    }
+
     fn answer(&mut self, origin: &Origin, write: impl FnOnce(&mut Vec<u8>)) {
+        let millis = self.tally.now.saturating_sub(origin.received);
+        self.service.stats.latency.add(millis, 1);
+        let of_connection = &origin.connection.stats;
+        of_connection.latency.add(millis, 1);
+        of_connection.sent.fetch_add(1, Relaxed);
+        of_connection.last_response.store(self.tally.time, Relaxed);
+        of_connection.last_zxid.store(self.tally.zxid, Relaxed);
+        self.tally.answered += 1;
         if origin.connection.answer(write) {
             self.filled.push(Arc::clone(&origin.connection));
         }
     }
 
-    fn answer_local(
+    pub(super) fn answer_resumed(&mut self, timeout: i32, origin: &Origin) {
+        let (connection, session) = (&origin.connection, origin.session);
+        self.answer(origin, |out| accept(out, connection, session, timeout));
+    }
+
+    /// The client is told that its session is over.
+    pub(super) fn answer_unknown(&mut self, origin: &Origin) {
+        self.answer(origin, |out| refuse_session(out, &origin.connection));
+        origin.connection.close();
+    }
+
+    pub(super) fn answer_refused(&mut self, tree: &Tree, err: ErrorCode, origin: &Origin) {
+        let header = ReplyHeader {
+            xid: origin.xid,
+            zxid: tree.last_zxid(),
+            err,
+        };
+        self.answer(origin, |out| frame::write(out, |out| header.encode(out)));
+    }
+
+    /// A request whose outcome nobody here will hear of: its client has to ask again.
+    pub(super) fn abandon(&mut self, origin: &Origin) {
+        origin.connection.close();
+        self.service.stats.outstanding.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn answer_local(
         &mut self,
         tree: &Tree,
         op: OpCode,
@@ -143,35 +202,46 @@ impl Applier {
         self.scratch = scratch;
     }
 
-    fn apply_txn(
+    /// Applies a transaction and answers it: `claim` tells to whom.
+    pub(super) fn apply_record<O: std::borrow::Borrow<Origin>>(
         &mut self,
         tree: &mut Tree,
         body: &[u8],
-        op: OpCode,
-        origin: Option<&Origin>,
-    ) -> Result<(), ServerError> {
+        claim: impl FnOnce(&TxnHeader) -> Option<(O, OpCode)>,
+    ) -> Result<TxnHeader, ServerError> {
         let entry = TxnEntry::from_slice(body).map_err(ServerError::OwnRecord)?;
-        let applied = {
-            let mut watches = self.service.watches.lock();
-            let mut dispatcher = Dispatcher {
-                skip_acl: self.service.config.skip_acl,
-                watches: &mut watches,
-                zxid: entry.header.zxid,
-                frame: &mut self.scratch,
-                filled: &mut self.filled,
-            };
-            tree.apply(&entry.header, &entry.txn, &mut dispatcher)
-        };
-        self.check_digest(tree, &entry);
-        if let Some(origin) = origin {
-            self.answer(origin, |out| reply(out, &entry, op, &applied, origin));
+        let applied = self.apply_entry(tree, &entry);
+        self.tally.zxid = tree.last_zxid();
+        if let Some((origin, op)) = claim(&entry.header) {
+            let origin = origin.borrow();
+            if has_moved(&applied) {
+                // Its client is elsewhere, and would not know what to make of an answer.
+                self.abandon(origin);
+            } else {
+                self.answer(origin, |out| reply(out, &entry, op, &applied, origin));
+            }
         }
         if matches!(entry.txn, Txn::CloseSession(_)) {
             self.service
                 .connections
                 .close_session(entry.header.session_id);
         }
-        Ok(())
+        Ok(entry.header)
+    }
+
+    fn apply_entry(&mut self, tree: &mut Tree, entry: &TxnEntry<'_>) -> Applied {
+        let mut watches = self.service.watches.lock();
+        let mut dispatcher = Dispatcher {
+            skip_acl: self.service.config.skip_acl,
+            watches: &mut watches,
+            zxid: entry.header.zxid,
+            frame: &mut self.scratch,
+            filled: &mut self.filled,
+        };
+        let applied = tree.apply(&entry.header, &entry.txn, &mut dispatcher);
+        drop(watches);
+        self.check_digest(tree, entry);
+        applied
     }
 
     /// The digest was computed from the pending changes; the tree must have come to the same.
@@ -183,36 +253,6 @@ impl Applier {
             let zxid = format_args!("{:#x}", entry.header.zxid);
             tracing::error!(%zxid, "the tree's digest is not the one the transaction carries");
         }
-    }
-
-    fn count_answers(&self, batch: &Batch) {
-        let stats = &self.service.stats;
-        let now = self.service.now();
-        let (time, zxid) = (wall_clock(), self.service.tree().last_zxid());
-        let mut answered = 0_i64;
-        for work in &batch.work {
-            let (Work::Txn {
-                origin: Some(origin),
-                ..
-            }
-            | Work::Local { origin, .. }
-            | Work::Resumed { origin, .. }
-            | Work::Refused { origin, .. }) = work
-            else {
-                continue;
-            };
-            let millis = now.saturating_sub(origin.received);
-            stats.latency.add(millis, 1);
-            let of_connection = &origin.connection.stats;
-            of_connection.latency.add(millis, 1);
-            of_connection.sent.fetch_add(1, Relaxed);
-            of_connection.last_response.store(time, Relaxed);
-            of_connection.last_zxid.store(zxid, Relaxed);
-            answered += 1;
-        }
-        stats.sent.fetch_add(answered.cast_unsigned(), Relaxed);
-        // What the server does by itself was never counted.
-        stats.outstanding.fetch_sub(answered, Relaxed);
     }
 }
 
@@ -296,6 +336,27 @@ fn reply(out: &mut Vec<u8>, entry: &TxnEntry<'_>, op: OpCode, applied: &Applied,
             _ => {}
         }
     });
+}
+
+/// Was it refused because its session is at another server now?
+fn has_moved(applied: &Applied) -> bool {
+    match applied {
+        Applied::Failed(err) => *err == ErrorCode::SESSION_MOVED,
+        Applied::Multi(parts) => parts.iter().any(has_moved),
+        _ => false,
+    }
+}
+
+/// Appends the answer to a connection whose session is not there.
+pub(crate) fn refuse_session(out: &mut Vec<u8>, connection: &Connection) {
+    let response = ConnectResponse {
+        protocol_version: 0,
+        timeout: 0,
+        session_id: 0,
+        password: Some(&[0; PASSWORD_SIZE]),
+        read_only: connection.knows_read_only().then_some(false),
+    };
+    frame::write(out, |out| response.encode(out));
 }
 
 /// Appends the answer to a connection that has got its session.

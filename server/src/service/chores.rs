@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Service, wall_clock};
+use super::{Mode, Service, wall_clock};
 use crate::storage::Storage;
 use crate::tree::{Node, Owner};
 
@@ -18,12 +18,9 @@ pub(crate) struct Chores {
 
 impl Chores {
     pub(crate) fn start(service: &Arc<Service>, storage: &Storage) -> Self {
-        for session in service.tree().orphaning_sessions() {
-            tracing::info!(
-                session = format_args!("{session:#x}"),
-                "ending a session left behind"
-            );
-            service.expire_session(session);
+        if service.mode() == Mode::Standalone {
+            // A leader does this when it begins to lead.
+            service.enqueue(|queue, tree| service.close_orphans(queue, tree));
         }
         let mut tasks = JoinSet::new();
         tasks.spawn(expire_sessions(Arc::clone(service)));
@@ -44,6 +41,9 @@ async fn expire_sessions(service: Arc<Service>) {
         let tick_millis = super::millis(tick).max(1);
         let wait = tick_millis - now % tick_millis;
         sleep(Duration::from_millis(wait)).await;
+        if !service.decides() {
+            continue;
+        }
         let expired = service.sessions.lock().expire(service.now());
         for session in expired {
             tracing::info!(session = format_args!("{session:#x}"), "session expired");
@@ -59,6 +59,9 @@ async fn reap_containers(service: Arc<Service>) {
     loop {
         sleep_until(next).await;
         next = Instant::now() + config.container_check_interval;
+        if !service.decides() {
+            continue;
+        }
         let now = wall_clock();
         let candidates: Vec<String> = {
             let tree = service.tree();

@@ -24,9 +24,18 @@ pub(crate) struct Logger {
 }
 
 /// Says that the server is over, even where one of its threads panics.
-struct End {
+pub(super) struct End {
     service: Arc<Service>,
-    cause: Option<ServerError>,
+    pub(super) cause: Option<ServerError>,
+}
+
+impl End {
+    pub(super) fn new(service: Arc<Service>) -> Self {
+        End {
+            service,
+            cause: Some(ServerError::Panicked),
+        }
+    }
 }
 
 impl Drop for End {
@@ -58,11 +67,7 @@ impl Logger {
 
     /// Works until the service stops, or until the disk fails: then nothing more is answered.
     pub(crate) fn run(mut self) {
-        let service = Arc::clone(&self.service);
-        let mut end = End {
-            service,
-            cause: Some(ServerError::Panicked),
-        };
+        let mut end = End::new(Arc::clone(&self.service));
         end.cause = self.log_and_apply().err();
         // If it was the disk that failed, nobody has told the rest yet, least of all a snapshot.
         self.service.drain();

@@ -4,16 +4,32 @@
 //! `Apply` → [`Service::apply`], `Lead` → [`Service::lead`], `Follow` → [`Service::follow`],
 //! `Looking` → [`Service::pause`], `LearnerJoined` → [`Service::learner_joined`], `LearnerLeft` →
 //! [`Service::learner_left`], `Deliver` → [`Service::deliver`]. They are called in the order of the
-//! outputs; none of them waits for anything.
+//! outputs; none of them waits for anything but short locks.
 
+use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
-use super::Service;
-use crate::zab::{Entry, Features, Link, Membership, Packet, Sid};
+use parking_lot::Mutex;
+use quorate_proto::OpCode;
+use quorate_proto::jute::{Decode, Encode};
+
+use super::logger::End;
+use super::queue::{LazyTree, Queue};
+use super::roles::{Job, MemberApplier};
+use super::{Mode, Service, wall_clock};
+use crate::error::ServerError;
+use crate::tree::Tree;
+use crate::txn::{Internal, Requester, is_write};
+use crate::zab::{Entry, Link, Packet, Request, Sid, counter_of};
 
 /// The way to other members, which the driver of Zab provides. Its methods are called while locks
 /// are held, so that they must neither wait nor call the service.
-pub(crate) trait Outlet: std::fmt::Debug + Send + Sync {
+pub(crate) trait Outlet: Debug + Send + Sync {
     /// Sends packets on a link, behind those sent before. A link that has ended forgets them.
     fn send(&self, link: Link, packets: &[Packet]);
 
@@ -32,59 +48,290 @@ pub(crate) struct Proposals {
     pub(crate) syncs: Vec<Link>,
 }
 
+/// What a member of an ensemble has beyond a server that stands alone.
+#[derive(Debug)]
+pub(super) struct Member {
+    outlet: Arc<dyn Outlet>,
+    jobs: Sender<Job>,
+    /// The leader's.
+    learners: Mutex<BTreeMap<Link, Sid>>,
+    /// When the leader was last told of the sessions here.
+    reported: AtomicU64,
+}
+
+/// Bytes of a session and its timeout, as a list of them has it.
+const SESSION_SIZE: usize = size_of::<(i64, i32)>() - 4;
+
+impl Member {
+    pub(super) fn outlet(&self) -> &dyn Outlet {
+        &*self.outlet
+    }
+}
+
 impl Service {
-    /// Takes what has been queued since the last time. `None` if that is nothing.
-    pub(crate) fn take_proposals(&self) -> Option<Proposals> {
-        None
+    /// Makes the service that of a member, which serves nobody until it has a role. The thread that
+    /// applies ends with [`Service::stopped`].
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        outlet: Arc<dyn Outlet>,
+    ) -> Result<JoinHandle<()>, ServerError> {
+        let (jobs, todo) = mpsc::channel();
+        self.member.get_or_init(|| Member {
+            outlet,
+            jobs,
+            learners: Mutex::default(),
+            reported: AtomicU64::new(0),
+        });
+        let applier = MemberApplier::new(Arc::clone(self));
+        let end = End::new(Arc::clone(self));
+        thread::Builder::new()
+            .name("applier".to_owned())
+            .spawn(move || {
+                let mut end = end;
+                end.cause = applier.run(&todo).err();
+            })
+            .map_err(ServerError::Thread)
     }
 
-    /// Committed transactions, behind those before.
+    pub(super) fn submit_job(&self, job: Job) {
+        if let Some(member) = self.member.get() {
+            // An applier that has failed has ended the service, and says why.
+            let _ = member.jobs.send(job);
+        }
+    }
+
+    /// Takes what has been queued since the last time. `None` if that is nothing.
+    pub(crate) fn take_proposals(&self) -> Option<Proposals> {
+        let mut queue = self.queue.lock();
+        let (proposals, batch) = queue.take_proposals()?;
+        let last = queue.last_zxid().filter(|last| counter_of(*last) > 0);
+        // Before the queue is unlocked, and with it the next to take something.
+        self.submit_job(Job::Proposed(batch, last.unwrap_or(0)));
+        Some(proposals)
+    }
+
+    /// Applies committed transactions, behind those before.
     pub(crate) fn apply(&self, entries: Vec<Entry>) {
-        let _ = entries;
+        self.submit_job(Job::Apply(entries));
     }
 
     /// Serves as the leader of `epoch`, once everything that was committed before is applied.
     pub(crate) fn lead(&self, epoch: u32) {
-        let _ = epoch;
+        let mut queue = self.queue.lock();
+        let term = queue.announce(true);
+        self.submit_job(Job::Lead { term, epoch });
     }
 
     /// Serves as a learner of `epoch`, once everything that was committed before is applied, and
     /// forwards on `link`.
-    pub(crate) fn follow(&self, epoch: u32, link: Link, features: Features, observer: bool) {
-        let _ = (epoch, link, features, observer);
+    pub(crate) fn follow(&self, epoch: u32, link: Link, observer: bool) {
+        let mut queue = self.queue.lock();
+        let term = queue.announce(false);
+        self.submit_job(Job::Follow {
+            term,
+            epoch,
+            link,
+            observer,
+        });
     }
 
     /// Serves nobody from now on. Connections stay, but for those that have a write under way.
-    pub(crate) fn pause(&self) {}
+    pub(crate) fn pause(&self) {
+        let mut queue = self.queue.lock();
+        let batch = queue.pause();
+        self.set_mode(Mode::Paused(Instant::now()));
+        if let Some(member) = self.member.get() {
+            member.learners.lock().clear();
+        }
+        self.submit_job(Job::Pause(batch));
+    }
 
     /// A learner may send requests from now on.
-    pub(crate) fn learner_joined(&self, link: Link, sid: Sid, features: Features) {
-        let _ = (link, sid, features);
+    pub(crate) fn learner_joined(&self, link: Link, sid: Sid) {
+        if let Some(member) = self.member.get() {
+            member.learners.lock().insert(link, sid);
+        }
     }
 
     /// A learner is gone.
     pub(crate) fn learner_left(&self, link: Link) {
-        let _ = link;
+        if let Some(member) = self.member.get() {
+            member.learners.lock().remove(&link);
+        }
     }
 
     /// A packet that is about sessions or requests: see
     /// [`Output::Deliver`](crate::zab::Output::Deliver).
     pub(crate) fn deliver(&self, link: Link, packet: Packet) {
-        let _ = (link, packet);
-    }
-
-    /// The configuration of the ensemble that is in force, and a newer one that is proposed.
-    pub(crate) fn set_memberships(
-        &self,
-        committed: Arc<Membership>,
-        proposed: Option<Arc<Membership>>,
-    ) {
-        let _ = (committed, proposed);
+        let Some(member) = self.member.get() else {
+            return;
+        };
+        let from_learner = member.learners.lock().contains_key(&link);
+        match packet {
+            packet if from_learner => {
+                let mut queue = self.queue.lock();
+                if let Some(packet) = queue.defer(link, packet) {
+                    let tree = LazyTree::new(&self.tree);
+                    self.serve_learner(&mut queue, &tree, link, packet);
+                    drop(tree);
+                    self.wake(&mut queue);
+                }
+            }
+            Packet::Ping { zxid, .. } => self.answer_ping(member, link, zxid),
+            Packet::Revalidate(answers) => self.revalidated(&answers),
+            Packet::Sync => self.submit_job(Job::Synced),
+            _ => {}
+        }
     }
 
     /// Another tree takes the place of this one: a snapshot has come, or the log was cut. Only while
     /// paused. Clients whose watches it may have passed over are disconnected.
-    pub(crate) fn replace_tree(&self, tree: crate::tree::Tree) {
-        let _ = tree;
+    pub(crate) fn replace_tree(&self, tree: Tree) {
+        let mut current = self.tree.write();
+        *current = tree;
+        self.generation.fetch_add(1, Relaxed);
+        drop(current);
+        self.connections.close_sessions();
     }
+
+    /// A learner: tells the leader which sessions were heard from since the last time.
+    fn answer_ping(&self, member: &Member, link: Link, zxid: i64) {
+        let since = member.reported.swap(self.now(), Relaxed);
+        let mut heard = Vec::new();
+        for (session, timeout) in self.sessions.lock().heard(since) {
+            session.encode(&mut heard);
+            timeout.cast_signed().encode(&mut heard);
+        }
+        let sessions = heard.into();
+        member.outlet.send(link, &[Packet::Ping { zxid, sessions }]);
+    }
+
+    /// A learner: the leader has said whether there are the sessions of handshakes that wait.
+    fn revalidated(&self, answers: &[u8]) {
+        let mut queue = self.queue.lock();
+        for answer in answers.chunks_exact(size_of::<i64>() + 1) {
+            let Ok(session) = i64::from_slice(answer) else {
+                continue;
+            };
+            let known = answer.last() != Some(&0);
+            let Some((timeout, origin)) = queue.revalidated(session) else {
+                continue;
+            };
+            if known {
+                let now = self.now();
+                self.sessions
+                    .lock()
+                    .track(session, timeout.max(0).cast_unsigned(), now);
+            }
+            queue.push_resumed(known, timeout, origin);
+        }
+        self.wake(&mut queue);
+    }
+
+    /// The leader: does what a learner asks for.
+    pub(super) fn serve_learner(
+        &self,
+        queue: &mut Queue,
+        tree: &LazyTree<'_>,
+        link: Link,
+        packet: Packet,
+    ) {
+        let Some(member) = self.member.get().filter(|_| queue.is_leading()) else {
+            return;
+        };
+        let Some(sid) = member.learners.lock().get(&link).copied() else {
+            return;
+        };
+        match packet {
+            Packet::Ping { sessions, .. } => {
+                let mut tracker = self.sessions.lock();
+                for (session, timeout) in sessions_in(&sessions) {
+                    if tracker.get(session).is_some() {
+                        tracker.track(session, timeout, self.now());
+                    }
+                }
+            }
+            Packet::Revalidate(asked) => {
+                let answers = self.revalidate(sid, &asked).into();
+                member.outlet.send(link, &[Packet::Revalidate(answers)]);
+            }
+            Packet::Request(request) => self.serve_request(queue, tree, (link, sid), &request),
+            _ => {}
+        }
+    }
+
+    /// Lets the server `sid` have sessions, and answers which of them there are.
+    fn revalidate(&self, sid: Sid, asked: &[u8]) -> Vec<u8> {
+        let mut answers = Vec::new();
+        for (session, timeout) in sessions_in(asked) {
+            let mut tracker = self.sessions.lock();
+            let known = tracker.get(session).is_some();
+            if known {
+                tracker.track(session, timeout, self.now()).move_to(sid);
+            }
+            drop(tracker);
+            if known {
+                // A connection that it has here is of the past.
+                self.connections.close_session(session);
+            }
+            session.encode(&mut answers);
+            known.encode(&mut answers);
+        }
+        answers
+    }
+
+    fn serve_request(
+        &self,
+        queue: &mut Queue,
+        tree: &LazyTree<'_>,
+        (link, sid): (Link, Sid),
+        request: &Request,
+    ) {
+        let Ok(op) = OpCode::try_from(request.op) else {
+            return;
+        };
+        let requester = Requester {
+            session: request.session,
+            cxid: request.cxid,
+            ids: &request.ids,
+            time: wall_clock(),
+        };
+        let session = self.sessions.lock().get(request.session).cloned();
+        let moved = session.is_some_and(|session| !session.is_at(sid));
+        match op {
+            OpCode::Sync => queue.push_sync(link),
+            OpCode::CreateSession => {
+                let timeout = i32::from_slice(&request.body).unwrap_or_default();
+                let mut sessions = self.sessions.lock();
+                let millis = timeout.max(0).cast_unsigned();
+                sessions
+                    .track(request.session, millis, self.now())
+                    .move_to(sid);
+                drop(sessions);
+                queue.push_unasked(tree, requester, op, Internal::CreateSession(timeout));
+            }
+            OpCode::CloseSession if !moved => {
+                self.sessions.lock().remove(request.session);
+                queue.push_unasked(tree, requester, op, Internal::CloseSession);
+            }
+            OpCode::CloseSession => queue.push_forwarded(tree, requester, op, &[], true),
+            _ if is_write(op) => {
+                queue.push_forwarded(tree, requester, op, &request.body, moved);
+            }
+            // Whoever waits for a read waits at the wrong server.
+            _ => {}
+        }
+    }
+}
+
+/// The sessions and timeouts that a list holds.
+fn sessions_in(list: &[u8]) -> impl Iterator<Item = (i64, u32)> {
+    list.chunks_exact(SESSION_SIZE).filter_map(|item| {
+        let (session, timeout) = item.split_at(size_of::<i64>());
+        let timeout = i32::from_slice(timeout).ok()?;
+        Some((
+            i64::from_slice(session).ok()?,
+            timeout.max(0).cast_unsigned(),
+        ))
+    })
 }

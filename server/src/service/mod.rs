@@ -10,33 +10,40 @@
 
 mod applier;
 mod chores;
+mod gate;
 mod logger;
 mod member;
 mod queue;
+mod roles;
 mod snapshot;
 mod stats;
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use quorate_proto::OpCode;
 use tokio::sync::watch;
+use tokio::time::timeout_at;
 
 use crate::config::Config;
 use crate::error::ServerError;
 use crate::net::{Connection, Connections};
-use crate::session::{SessionIds, Tracker};
+use crate::session::{Session, SessionIds, Tracker};
 use crate::tree::{Tree, Watches};
 use crate::txn::{Internal, Preparer, Requester, Rules};
+use crate::zab::zxid_of;
 
-pub(crate) use applier::encode_event;
+pub(crate) use applier::{encode_event, refuse_session};
 pub(crate) use chores::Chores;
 pub(crate) use logger::Logger;
+use member::Member;
 #[allow(unused_imports, reason = "the driver of Zab is on its way")]
 pub(crate) use member::{Outlet, Proposals};
-pub(crate) use queue::{Origin, Queue};
+use queue::Role;
+pub(crate) use queue::{LazyTree, Origin, Queue};
+use roles::Job;
 pub(crate) use snapshot::Snapshots;
 pub(crate) use stats::{Latency, Stats};
 
@@ -49,6 +56,21 @@ pub(crate) enum Phase {
     Draining,
     /// Over, and why if nobody asked for it.
     Stopped(Option<Arc<ServerError>>),
+}
+
+/// What a server is to its clients, and to the other members of its ensemble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It has no others.
+    Standalone,
+    /// Since this time it serves nobody, because it has no leader.
+    Paused(Instant),
+    /// It leads.
+    Leading,
+    /// It votes and follows.
+    Following,
+    /// It follows.
+    Observing,
 }
 
 /// See the [module](self).
@@ -65,6 +87,14 @@ pub(crate) struct Service {
     pub(crate) connections: Connections,
     pub(crate) stats: Stats,
     phase: watch::Sender<Phase>,
+    mode: watch::Sender<Mode>,
+    /// The mode is one that serves: spares connections a look at it.
+    open: AtomicBool,
+    /// Everything that was committed up to here is in the tree.
+    floor: AtomicI64,
+    /// Counts the trees that took the place of another.
+    generation: AtomicU64,
+    member: OnceLock<Member>,
     started: Instant,
 }
 
@@ -80,13 +110,20 @@ impl Service {
             digest_scheme: config.digest_auth_enabled,
         };
         let started = Instant::now();
+        let alone = config.ensemble.is_none();
+        let (role, mode) = if alone {
+            let (epoch, preparer) = (0, Preparer::new(&tree, rules.clone()));
+            (Role::Leading { epoch, preparer }, Mode::Standalone)
+        } else {
+            (Role::Paused, Mode::Paused(started))
+        };
         let mut sessions = Tracker::new(millis(config.tick_time));
         for (id, timeout) in tree.sessions() {
             sessions.track(id, timeout.max(0).cast_unsigned(), 0);
         }
         Service {
             session_ids: SessionIds::new(session_server_id(&config), wall_clock().cast_unsigned()),
-            queue: Mutex::new(Queue::new(Preparer::new(&tree, rules))),
+            queue: Mutex::new(Queue::new(rules, role)),
             filled: Condvar::new(),
             tree: RwLock::new(tree),
             watches: Mutex::default(),
@@ -94,6 +131,11 @@ impl Service {
             connections: Connections::default(),
             stats: Stats::default(),
             phase: watch::Sender::new(Phase::Serving),
+            mode: watch::Sender::new(mode),
+            open: AtomicBool::new(alone),
+            floor: AtomicI64::new(0),
+            generation: AtomicU64::new(0),
+            member: OnceLock::new(),
             started,
             config,
         }
@@ -114,8 +156,82 @@ impl Service {
         self.phase.subscribe()
     }
 
-    pub(crate) fn is_serving(&self) -> bool {
+    /// Does it take connections, be it that they have to wait?
+    pub(crate) fn is_running(&self) -> bool {
         matches!(*self.phase.borrow(), Phase::Serving)
+    }
+
+    /// Does it take requests?
+    pub(crate) fn is_serving(&self) -> bool {
+        self.is_open() && self.is_running()
+    }
+
+    /// Does it take requests, unless it is about to stop?
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Relaxed)
+    }
+
+    /// What it is to others.
+    pub(crate) fn mode(&self) -> Mode {
+        *self.mode.borrow()
+    }
+
+    /// Does it decide what expires, and when?
+    fn decides(&self) -> bool {
+        matches!(self.mode(), Mode::Standalone | Mode::Leading)
+    }
+
+    fn set_mode(&self, mode: Mode) {
+        self.open.store(self.serves_clients(mode), Relaxed);
+        self.mode.send_replace(mode);
+    }
+
+    fn serves_clients(&self, mode: Mode) -> bool {
+        match mode {
+            Mode::Paused(_) => false,
+            Mode::Leading => self.config.leader_serves,
+            Mode::Standalone | Mode::Following | Mode::Observing => true,
+        }
+    }
+
+    /// Waits until clients are served; false if a client is better off elsewhere. A change of leader
+    /// takes less time than a client needs to come back, so that it may wait here; beyond a tick
+    /// this server may be cut off, and others not.
+    pub(crate) async fn admits(&self) -> bool {
+        let mut mode = self.mode.subscribe();
+        while self.is_running() {
+            let now = *mode.borrow_and_update();
+            let Mode::Paused(since) = now else {
+                return self.serves_clients(now);
+            };
+            let patience = since + self.config.tick_time;
+            if timeout_at(patience.into(), mode.changed()).await.is_err() {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Begins to serve as a member in `mode`, with everything that was committed before `epoch`.
+    fn serve_as(&self, mode: Mode, epoch: u32) {
+        self.floor.store(zxid_of(epoch, 0), Relaxed);
+        let term = self.queue.lock();
+        if !term.is_open() {
+            // It is over again.
+            return;
+        }
+        self.set_mode(mode);
+        drop(term);
+        if self.is_open() {
+            self.connections.nudge_sessions();
+        } else {
+            self.connections.close_all();
+        }
+    }
+
+    /// Has it everything that a client has seen?
+    pub(crate) fn is_abreast_of(&self, zxid: i64) -> bool {
+        zxid <= self.floor.load(Relaxed).max(self.tree().last_zxid())
     }
 
     /// Takes no more requests and lets those in work come to their end.
@@ -132,9 +248,10 @@ impl Service {
         self.filled.notify_one();
     }
 
-    /// The server is over. Called by the logger, behind the last thing that it does.
-    fn stopped(&self, cause: Option<ServerError>) {
+    /// The server is over. Called behind the last thing that it writes.
+    pub(crate) fn stopped(&self, cause: Option<ServerError>) {
         self.queue.lock().stop();
+        self.submit_job(Job::Stop);
         self.phase.send_replace(Phase::Stopped(cause.map(Arc::new)));
         self.connections.close_all();
     }
@@ -153,66 +270,134 @@ impl Service {
             .min(bound(*bounds.end()))
     }
 
-    /// Opens a session for a connection that waits for it.
-    pub(crate) fn open_session(&self, session: i64, timeout: i32, origin: Origin) {
-        self.stats.outstanding.fetch_add(1, Relaxed);
-        self.sessions
-            .lock()
-            .track(session, timeout.max(0).cast_unsigned(), self.now());
-        self.submit(
-            session,
-            Some(origin),
-            OpCode::CreateSession,
-            Internal::CreateSession(timeout),
-        );
+    /// Opens a session for a connection that waits for it. False if that is not possible now.
+    pub(crate) fn open_session(&self, timeout: i32, origin: Origin) -> bool {
+        let requester = Requester {
+            session: origin.session,
+            cxid: origin.xid,
+            ids: &[],
+            time: wall_clock(),
+        };
+        let (op, write) = (OpCode::CreateSession, Internal::CreateSession(timeout));
+        self.enqueue(|queue, tree| {
+            let mut sessions = self.sessions.lock();
+            let millis = timeout.max(0).cast_unsigned();
+            let session = sessions.track(origin.session, millis, self.now());
+            session.move_to(self.config.server_id());
+            drop(sessions);
+            let queued = queue.push_internal(tree, requester, Some(origin), op, write);
+            self.stats.outstanding.fetch_add(i64::from(queued), Relaxed);
+            queued
+        })
     }
 
-    /// Answers a connection that resumes a session, once everything is done that the session asked
-    /// on another: it reads what it wrote.
-    pub(crate) fn resume_session(&self, session: i64, timeout: i32, origin: Origin) {
-        self.stats.outstanding.fetch_add(1, Relaxed);
-        self.enqueue(|queue, _| queue.push_resumed(session, timeout, origin));
+    /// Answers a connection that wants to resume a session, once everything is done that the
+    /// session asked on another: it reads what it wrote. False if that is not possible now.
+    pub(crate) fn resume_session(&self, timeout: i32, origin: Origin) -> bool {
+        self.enqueue(|queue, _| {
+            let open = queue.is_open();
+            if open {
+                self.stats.outstanding.fetch_add(1, Relaxed);
+                self.resume_on(queue, timeout, origin);
+            }
+            open
+        })
+    }
+
+    fn resume_on(&self, queue: &mut Queue, timeout: i32, origin: Origin) {
+        if !queue.is_leading() {
+            return queue.push_revalidation(timeout, origin);
+        }
+        let mut sessions = self.sessions.lock();
+        let known = sessions.get(origin.session).is_some();
+        if known {
+            let millis = timeout.max(0).cast_unsigned();
+            let session = sessions.track(origin.session, millis, self.now());
+            session.move_to(self.config.server_id());
+        }
+        queue.push_resumed(known, timeout, origin);
+    }
+
+    /// Is the session, which has a connection here, another server's now?
+    pub(crate) fn has_moved(&self, queue: &Queue, session: &Session) -> bool {
+        self.member.get().is_some() && queue.is_leading() && !session.is_at(self.config.server_id())
+    }
+
+    /// The connection of a session has ended.
+    pub(crate) fn left(&self, session: i64) {
+        let queue = self.queue.lock();
+        // A leader, or a server that stands alone, decides when it expires.
+        if !queue.is_leading() {
+            self.sessions.lock().remove(session);
+        }
     }
 
     /// Ends a session that has expired, or that nobody owns.
     pub(crate) fn expire_session(&self, session: i64) {
-        self.submit(session, None, OpCode::CloseSession, Internal::CloseSession);
+        self.enqueue(|queue, tree| self.close_on(queue, tree, session));
+    }
+
+    /// Ends sessions that own znodes and are not in the table.
+    fn close_orphans(&self, queue: &mut Queue, tree: &LazyTree<'_>) {
+        for session in tree.get().orphaning_sessions() {
+            let shown = format_args!("{session:#x}");
+            tracing::info!(session = shown, "ending a session left behind");
+            self.close_on(queue, tree, session);
+        }
+    }
+
+    fn close_on(&self, queue: &mut Queue, tree: &LazyTree<'_>, session: i64) {
+        let close = Internal::CloseSession;
+        queue.push_unasked(tree, unasked(session), OpCode::CloseSession, close);
     }
 
     /// Reaps a container or an expired TTL node, unless it has got a child meanwhile.
     fn reap(&self, path: &str) {
-        self.submit(
-            0,
-            None,
-            OpCode::DeleteContainer,
-            Internal::DeleteContainer(path),
-        );
-    }
-
-    fn submit(&self, session: i64, origin: Option<Origin>, op: OpCode, write: Internal<'_>) {
-        let requester = Requester {
-            session,
-            cxid: origin.as_ref().map_or(0, |origin| origin.xid),
-            ids: &[],
-            time: wall_clock(),
-        };
-        let mut queue = self.queue.lock();
-        queue.push_internal(&self.tree.read(), requester, origin, op, write);
-        self.wake_logger(&mut queue);
+        let delete = Internal::DeleteContainer(path);
+        self.enqueue(|queue, tree| {
+            queue.push_unasked(tree, unasked(0), OpCode::DeleteContainer, delete);
+        });
     }
 
     /// Lets `fill` queue requests: the queue is locked once for all of them.
-    pub(crate) fn enqueue<R>(&self, fill: impl FnOnce(&mut Queue, &Tree) -> R) -> R {
+    pub(crate) fn enqueue<R>(&self, fill: impl FnOnce(&mut Queue, &LazyTree<'_>) -> R) -> R {
         let mut queue = self.queue.lock();
-        let result = fill(&mut queue, &self.tree.read());
-        self.wake_logger(&mut queue);
+        let tree = LazyTree::new(&self.tree);
+        let result = fill(&mut queue, &tree);
+        drop(tree);
+        self.wake(&mut queue);
         result
     }
 
-    fn wake_logger(&self, queue: &mut Queue) {
-        if queue.wants_logger() {
-            self.filled.notify_one();
+    /// Tells whoever has to know of what was queued.
+    fn wake(&self, queue: &mut Queue) {
+        let Some(member) = self.member.get() else {
+            if queue.wants_logger() {
+                self.filled.notify_one();
+            }
+            return;
+        };
+        if let Some((link, packets)) = queue.upstream() {
+            if !packets.is_empty() {
+                member.outlet().send(link, packets);
+                packets.clear();
+            }
+            if queue.wants_applier() {
+                self.submit_job(Job::Look);
+            }
+        } else if queue.wants_logger() {
+            member.outlet().proposals();
         }
+    }
+}
+
+/// The server itself asks for something, concerning this session.
+fn unasked(session: i64) -> Requester<'static> {
+    Requester {
+        session,
+        cxid: 0,
+        ids: &[],
+        time: wall_clock(),
     }
 }
 

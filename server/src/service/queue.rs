@@ -1,18 +1,31 @@
-//! Requests on their way through the logger and the applier: writes, and whatever has to wait behind them.
+//! Requests on their way to be answered by the applier: writes, and whatever has to wait behind them.
+//!
+//! What becomes of a write depends on the [`Role`]: a server that stands alone and a leader check
+//! and number it here, a learner sends it to its leader.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 use std::sync::Arc;
 
-use quorate_proto::{ErrorCode, Id, OpCode};
+use bytes::{Bytes, BytesMut};
+use hashbrown::HashMap;
+use parking_lot::{RwLock, RwLockReadGuard};
+use quorate_proto::jute::{Decode, Encode};
+use quorate_proto::{ErrorCode, Id, OpCode, PathRecord};
 
+use super::gate::{Answer, Waiting};
+use super::member::Proposals;
 use crate::net::Connection;
+use crate::storage::log::record_body;
 use crate::tree::Tree;
-use crate::txn::{Internal, Preparer, Requester};
+use crate::txn::{Internal, Preparer, Requester, Rules};
+use crate::zab::{Entry, Link, Packet, Request};
 
 /// Where a request came from, and where its answer goes.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
     pub(crate) connection: Arc<Connection>,
+    pub(crate) session: i64,
     pub(crate) xid: i32,
     /// When it was read, on the service's clock.
     pub(crate) received: u64,
@@ -27,7 +40,10 @@ pub(crate) enum Work {
         op: OpCode,
         origin: Option<Origin>,
     },
-    /// A request without a transaction that has to be answered in its place among others.
+    /// A write that was sent to the leader.
+    Forwarded { op: OpCode, origin: Origin },
+    /// A request without a transaction that has to be answered in its place among others; its body
+    /// lies in [`Batch::bodies`].
     Local {
         body: Range<usize>,
         op: OpCode,
@@ -35,11 +51,9 @@ pub(crate) enum Work {
         origin: Origin,
     },
     /// A session that is resumed, behind all that it asked on another connection.
-    Resumed {
-        session: i64,
-        timeout: i32,
-        origin: Origin,
-    },
+    Resumed { timeout: i32, origin: Origin },
+    /// A session that is not there (any more), and cannot be resumed.
+    Unknown { origin: Origin },
     /// A write that made no sense.
     Refused { err: ErrorCode, origin: Origin },
 }
@@ -53,6 +67,8 @@ pub(crate) struct Batch {
     /// Bodies of local requests, one behind the other.
     pub(crate) bodies: Vec<u8>,
     pub(crate) work: Vec<Work>,
+    /// Learners that want to hear when everything in front is committed.
+    syncs: Vec<Link>,
 }
 
 /// Buffers that one huge batch has left behind are not kept for ever.
@@ -70,87 +86,275 @@ impl Batch {
     /// Makes the batch empty and keeps its buffers.
     pub(crate) fn clear(&mut self) {
         self.work.clear();
+        self.syncs.clear();
         for buffer in [&mut self.records, &mut self.bodies] {
             buffer.clear();
             buffer.shrink_to(KEPT_CAPACITY);
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.work.is_empty() && self.syncs.is_empty()
+    }
+
+    /// The transactions, to be proposed: all slices of one buffer.
+    fn entries(&mut self) -> Vec<Entry> {
+        let next = Vec::with_capacity(self.records.len().min(KEPT_CAPACITY));
+        let records = Bytes::from(std::mem::replace(&mut self.records, next));
+        let mut start = 0;
+        let mut zxids = self.first_zxid..;
+        let mut entry = |end: usize| {
+            let bytes = records.slice_ref(record_body(&records[start..end]));
+            start = end;
+            Some(Entry {
+                zxid: zxids.next()?,
+                bytes,
+            })
+        };
+        let ends = self.work.iter().filter_map(|work| match work {
+            Work::Txn { end, .. } => Some(*end),
+            _ => None,
+        });
+        ends.filter_map(&mut entry).collect()
+    }
+}
+
+/// What a server does with the requests of its clients.
+#[derive(Debug)]
+pub(super) enum Role {
+    /// Nothing: it takes none.
+    Paused,
+    /// It checks and numbers them.
+    Leading { epoch: u32, preparer: Preparer },
+    /// It sends writes to a leader.
+    Following(Upstream),
+}
+
+/// The way to the leader.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    link: Link,
+    /// What is to be sent once the queue is unlocked.
+    packets: Vec<Packet>,
+    /// Where the bodies of requests lie, so that they need no allocation each.
+    bodies: BytesMut,
+}
+
+impl Upstream {
+    pub(super) fn new(link: Link) -> Self {
+        Upstream {
+            link,
+            packets: Vec::new(),
+            bodies: BytesMut::new(),
+        }
+    }
+
+    fn forward(&mut self, session: i64, cxid: i32, op: OpCode, body: &[u8], ids: Ids) {
+        self.bodies.extend_from_slice(body);
+        self.packets.push(Packet::Request(Request {
+            session,
+            cxid,
+            op: op.number(),
+            body: self.bodies.split().freeze(),
+            ids,
+        }));
+    }
+
+    fn revalidate(&mut self, session: i64, timeout: i32) {
+        let mut data = Vec::with_capacity(12);
+        session.encode(&mut data);
+        timeout.encode(&mut data);
+        self.packets.push(Packet::Revalidate(data.into()));
+    }
+}
+
+type Ids = Arc<[Id<'static>]>;
+
+/// The tree, locked by the first who looks at it, until it is dropped.
+pub(crate) struct LazyTree<'a> {
+    tree: &'a RwLock<Tree>,
+    guard: OnceCell<RwLockReadGuard<'a, Tree>>,
+}
+
+impl<'a> LazyTree<'a> {
+    pub(super) fn new(tree: &'a RwLock<Tree>) -> Self {
+        LazyTree {
+            tree,
+            guard: OnceCell::new(),
+        }
+    }
+
+    pub(super) fn get(&self) -> &Tree {
+        self.guard.get_or_init(|| self.tree.read())
     }
 }
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Queue {
-    preparer: Preparer,
+    rules: Rules,
+    role: Role,
     batch: Batch,
-    /// The logger waits for work.
+    /// Counts the roles: one that was given up before it began does not begin.
+    term: u64,
+    /// A role as leader begins: what comes from learners has to wait.
+    early: Option<Vec<(Link, Packet)>>,
+    /// Handshakes that wait until the leader has said whether there is such a session.
+    revalidating: HashMap<i64, (i32, Origin)>,
+    /// The logger, or whoever takes proposals, waits for work.
     idle: bool,
+    /// Something is queued that no transaction will make the applier look at.
+    restless: bool,
     stopping: bool,
 }
 
 impl Queue {
-    pub(crate) fn new(preparer: Preparer) -> Self {
+    /// The queue of a server that stands alone, or of a member before it has a role.
+    pub(super) fn new(rules: Rules, role: Role) -> Self {
         Queue {
-            preparer,
+            rules,
+            role,
             batch: Batch::default(),
+            term: 0,
+            early: None,
+            revalidating: HashMap::new(),
             idle: false,
+            restless: false,
             stopping: false,
         }
+    }
+
+    /// May requests be queued?
+    pub(crate) fn is_open(&self) -> bool {
+        !matches!(self.role, Role::Paused)
+    }
+
+    pub(super) fn is_leading(&self) -> bool {
+        matches!(self.role, Role::Leading { .. })
     }
 
     /// Queues a client's write.
     pub(crate) fn push_write(
         &mut self,
-        tree: &Tree,
+        tree: &LazyTree<'_>,
         requester: Requester<'_>,
         op: OpCode,
         body: &[u8],
+        ids: &Ids,
         origin: Origin,
     ) {
-        let first = self.batch.records.is_empty();
-        match self
-            .preparer
-            .prepare(tree, requester, op, body, &mut self.batch.records)
-        {
-            Some(zxid) => self.push_txn(first, zxid, op, Some(origin)),
-            None => {
-                let err = ErrorCode::MARSHALLING_ERROR;
-                self.batch.work.push(Work::Refused { err, origin });
+        let batch = &mut self.batch;
+        match &mut self.role {
+            Role::Paused => {}
+            Role::Leading { preparer, .. } => {
+                let first = batch.records.is_empty();
+                match preparer.prepare(tree.get(), requester, op, body, &mut batch.records) {
+                    Some(zxid) => self.push_txn(first, zxid, op, Some(origin)),
+                    None => self.refuse(ErrorCode::MARSHALLING_ERROR, origin),
+                }
             }
+            Role::Following(upstream) => match self.rules.check(op, body) {
+                Ok(()) => {
+                    upstream.forward(requester.session, requester.cxid, op, body, Arc::clone(ids));
+                    batch.work.push(Work::Forwarded { op, origin });
+                }
+                Err(err) => self.refuse(err, origin),
+            },
         }
     }
 
-    /// Queues a write of the server itself.
-    pub(crate) fn push_internal(
+    fn refuse(&mut self, err: ErrorCode, origin: Origin) {
+        self.batch.work.push(Work::Refused { err, origin });
+        self.restless = true;
+    }
+
+    /// Queues a write that a learner has forwarded. `moved` if its session is another server's now.
+    pub(super) fn push_forwarded(
         &mut self,
-        tree: &Tree,
+        tree: &LazyTree<'_>,
+        requester: Requester<'_>,
+        op: OpCode,
+        body: &[u8],
+        moved: bool,
+    ) {
+        let Role::Leading { preparer, .. } = &mut self.role else {
+            return;
+        };
+        let records = &mut self.batch.records;
+        let first = records.is_empty();
+        let prepared = if moved {
+            Some(preparer.refuse(requester, ErrorCode::SESSION_MOVED, records))
+        } else {
+            preparer.prepare(tree.get(), requester, op, body, records)
+        };
+        let zxid = prepared
+            .unwrap_or_else(|| preparer.refuse(requester, ErrorCode::MARSHALLING_ERROR, records));
+        self.push_txn(first, zxid, op, None);
+    }
+
+    /// Queues a write that nobody waits for here.
+    pub(super) fn push_unasked(
+        &mut self,
+        tree: &LazyTree<'_>,
+        requester: Requester<'_>,
+        op: OpCode,
+        write: Internal<'_>,
+    ) {
+        self.push_internal(tree, requester, None, op, write);
+    }
+
+    /// Queues a write of the server itself, or of a session about itself. False if that is not
+    /// possible now.
+    pub(super) fn push_internal(
+        &mut self,
+        tree: &LazyTree<'_>,
         requester: Requester<'_>,
         origin: Option<Origin>,
         op: OpCode,
         write: Internal<'_>,
-    ) {
+    ) -> bool {
         if self.stopping {
-            return;
+            return false;
         }
-        let first = self.batch.records.is_empty();
-        let zxid = self
-            .preparer
-            .prepare_internal(tree, requester, write, &mut self.batch.records);
-        self.push_txn(first, zxid, op, origin);
+        match (&mut self.role, origin) {
+            (Role::Leading { preparer, .. }, origin) => {
+                let records = &mut self.batch.records;
+                let first = records.is_empty();
+                let zxid = preparer.prepare_internal(tree.get(), requester, write, records);
+                self.push_txn(first, zxid, op, origin);
+                true
+            }
+            (Role::Following(upstream), Some(origin)) => {
+                let mut body = Vec::new();
+                if let Internal::CreateSession(timeout) = write {
+                    timeout.encode(&mut body);
+                }
+                upstream.forward(requester.session, requester.cxid, op, &body, Arc::default());
+                self.batch.work.push(Work::Forwarded { op, origin });
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Queues the end of a session that its client asks for.
-    pub(crate) fn push_close(&mut self, tree: &Tree, requester: Requester<'_>, origin: Origin) {
+    pub(crate) fn push_close(
+        &mut self,
+        tree: &LazyTree<'_>,
+        requester: Requester<'_>,
+        origin: Origin,
+    ) {
         let close = Internal::CloseSession;
         self.push_internal(tree, requester, Some(origin), OpCode::CloseSession, close);
     }
 
-    /// Queues the answer to a connection that resumes a session.
-    pub(super) fn push_resumed(&mut self, session: i64, timeout: i32, origin: Origin) {
-        self.batch.work.push(Work::Resumed {
-            session,
-            timeout,
-            origin,
+    /// Queues the answer to a connection that wants to resume a session.
+    pub(super) fn push_resumed(&mut self, known: bool, timeout: i32, origin: Origin) {
+        self.batch.work.push(match known {
+            true => Work::Resumed { timeout, origin },
+            false => Work::Unknown { origin },
         });
+        self.restless = true;
     }
 
     fn push_txn(&mut self, first: bool, zxid: i64, op: OpCode, origin: Option<Origin>) {
@@ -165,27 +369,68 @@ impl Queue {
     }
 
     /// Queues a request that has to wait for those in front of it.
-    pub(crate) fn push_local(
-        &mut self,
-        op: OpCode,
-        body: &[u8],
-        ids: Arc<[Id<'static>]>,
-        origin: Origin,
-    ) {
+    pub(crate) fn push_local(&mut self, op: OpCode, body: &[u8], ids: &Ids, origin: Origin) {
+        if op == OpCode::Sync
+            && let Role::Following(upstream) = &mut self.role
+        {
+            if PathRecord::from_slice(body).is_err() {
+                return self.refuse(ErrorCode::MARSHALLING_ERROR, origin);
+            }
+            upstream.forward(origin.session, origin.xid, op, body, Arc::clone(ids));
+        } else {
+            self.restless = true;
+        }
         let start = self.batch.bodies.len();
         self.batch.bodies.extend_from_slice(body);
-        let body = start..self.batch.bodies.len();
         self.batch.work.push(Work::Local {
-            body,
+            body: start..self.batch.bodies.len(),
             op,
-            ids,
+            ids: Arc::clone(ids),
             origin,
         });
     }
 
-    /// True if the logger has to be woken; it is, then.
+    /// Tells a learner once everything that is queued so far is committed.
+    pub(super) fn push_sync(&mut self, link: Link) {
+        if self.is_leading() {
+            self.batch.syncs.push(link);
+        }
+    }
+
+    /// Asks the leader whether there is such a session.
+    pub(super) fn push_revalidation(&mut self, timeout: i32, origin: Origin) {
+        if let Role::Following(upstream) = &mut self.role {
+            upstream.revalidate(origin.session, timeout);
+            self.revalidating.insert(origin.session, (timeout, origin));
+        }
+    }
+
+    /// The handshake that waits for this session, no longer.
+    pub(super) fn revalidated(&mut self, session: i64) -> Option<(i32, Origin)> {
+        self.revalidating.remove(&session)
+    }
+
+    /// All handshakes that wait for the word of a leader, no longer.
+    pub(super) fn take_revalidating(&mut self) -> HashMap<i64, (i32, Origin)> {
+        std::mem::take(&mut self.revalidating)
+    }
+
+    /// True if whoever takes batches has to be woken; it is, then.
     pub(super) fn wants_logger(&mut self) -> bool {
-        !self.batch.work.is_empty() && std::mem::take(&mut self.idle)
+        !self.batch.is_empty() && std::mem::take(&mut self.idle)
+    }
+
+    /// What is to be sent to the leader, and where.
+    pub(super) fn upstream(&mut self) -> Option<(Link, &mut Vec<Packet>)> {
+        match &mut self.role {
+            Role::Following(upstream) => Some((upstream.link, &mut upstream.packets)),
+            _ => None,
+        }
+    }
+
+    /// True if the applier has to look at what is queued; it will, then.
+    pub(super) fn wants_applier(&mut self) -> bool {
+        !self.is_leading() && std::mem::take(&mut self.restless)
     }
 
     /// Queues a transaction of any bytes.
@@ -193,7 +438,8 @@ impl Queue {
     pub(crate) fn push_record(&mut self, record: &[u8]) {
         let first = self.batch.records.is_empty();
         self.batch.records.extend_from_slice(record);
-        self.push_txn(first, self.preparer.last_zxid() + 1, OpCode::SetData, None);
+        let zxid = self.last_zxid().unwrap_or_default() + 1;
+        self.push_txn(first, zxid, OpCode::SetData, None);
     }
 
     pub(super) fn stop(&mut self) {
@@ -204,10 +450,30 @@ impl Queue {
         self.stopping
     }
 
+    /// Exchanges what is queued for an empty batch, unless it has to be proposed; false if nothing
+    /// is queued.
+    pub(super) fn take_works(&mut self, empty: &mut Batch) -> bool {
+        if self.is_leading() {
+            return false;
+        }
+        self.restless = false;
+        self.take(empty)
+    }
+
+    /// Sends a sync to the leader that was sent to another one before.
+    pub(super) fn repeat(&mut self, waiting: &Waiting) {
+        if let (Role::Following(upstream), Answer::Local { op, ids, body }) =
+            (&mut self.role, &waiting.answer)
+        {
+            let origin = &waiting.origin;
+            upstream.forward(origin.session, origin.xid, *op, body, Arc::clone(ids));
+        }
+    }
+
     /// Exchanges what is queued for an empty batch; false if nothing is queued, and then the
-    /// logger counts as idle.
+    /// taker counts as idle.
     pub(super) fn take(&mut self, empty: &mut Batch) -> bool {
-        if self.batch.work.is_empty() {
+        if self.batch.is_empty() {
             self.idle = true;
             return false;
         }
@@ -215,7 +481,80 @@ impl Queue {
         true
     }
 
-    pub(super) fn preparer(&mut self) -> &mut Preparer {
-        &mut self.preparer
+    /// Takes what is queued to propose it: the transactions, and the requests that wait for them.
+    pub(super) fn take_proposals(&mut self) -> Option<(Proposals, Batch)> {
+        let Role::Leading { epoch, .. } = self.role else {
+            return None;
+        };
+        let mut batch = Batch::default();
+        if !self.take(&mut batch) {
+            return None;
+        }
+        let entries = batch.entries();
+        // The room for as many records again.
+        std::mem::swap(&mut self.batch.records, &mut batch.records);
+        let syncs = std::mem::take(&mut batch.syncs);
+        let proposals = Proposals {
+            epoch,
+            entries,
+            syncs,
+        };
+        Some((proposals, batch))
+    }
+
+    /// Forgets pending changes that the tree shows now.
+    pub(super) fn applied(&mut self, zxid: i64) {
+        if let Role::Leading { preparer, .. } = &mut self.role {
+            preparer.applied(zxid);
+        }
+    }
+
+    /// The number given out last, by a leader.
+    pub(super) fn last_zxid(&self) -> Option<i64> {
+        match &self.role {
+            Role::Leading { preparer, .. } => Some(preparer.last_zxid()),
+            _ => None,
+        }
+    }
+
+    /// Announces a role; answers its term.
+    pub(super) fn announce(&mut self, leads: bool) -> u64 {
+        self.term += 1;
+        self.early = leads.then(Vec::new);
+        self.term
+    }
+
+    /// Begins the role that was announced as `term`, unless it is over already. Answers what
+    /// learners have sent meanwhile.
+    pub(super) fn begin(&mut self, term: u64, role: Role) -> Option<Vec<(Link, Packet)>> {
+        if term != self.term {
+            return None;
+        }
+        self.role = role;
+        self.idle = true;
+        Some(self.early.take().unwrap_or_default())
+    }
+
+    /// Keeps what a learner has sent until the role has begun; gives it back if it has.
+    pub(super) fn defer(&mut self, link: Link, packet: Packet) -> Option<Packet> {
+        match &mut self.early {
+            Some(early) => {
+                early.push((link, packet));
+                None
+            }
+            None => Some(packet),
+        }
+    }
+
+    /// Ends the role; answers what was queued.
+    pub(super) fn pause(&mut self) -> Batch {
+        self.term += 1;
+        self.role = Role::Paused;
+        self.early = None;
+        std::mem::take(&mut self.batch)
+    }
+
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
     }
 }

@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
+
+use crate::zab::Sid;
+
+/// No server: the owner of a session is not known.
+const NOBODY: Sid = i64::MIN;
 
 /// A session as the server that decides about its expiry sees it. Times are milliseconds of the
 /// server's own monotonic clock.
@@ -15,6 +20,8 @@ pub struct Session {
     deadline: AtomicU64,
     /// The end of the bucket that it waits in.
     bucket: AtomicU64,
+    /// The server that its client is connected to.
+    owner: AtomicI64,
 }
 
 impl Session {
@@ -33,6 +40,25 @@ impl Session {
         self.deadline
             .store(now + u64::from(self.timeout()), Ordering::Relaxed);
     }
+
+    /// When the server has heard from it last.
+    pub fn heard(&self) -> u64 {
+        let deadline = self.deadline.load(Ordering::Relaxed);
+        deadline.saturating_sub(u64::from(self.timeout()))
+    }
+
+    /// Its client has come to the server `sid`.
+    pub fn move_to(&self, sid: Sid) {
+        self.owner.store(sid, Ordering::Relaxed);
+    }
+
+    /// May the server `sid` ask for it? Where nobody knows whose it is, the first that asks is right.
+    pub fn is_at(&self, sid: Sid) -> bool {
+        let claimed =
+            self.owner
+                .compare_exchange(NOBODY, sid, Ordering::Relaxed, Ordering::Relaxed);
+        claimed.is_ok() || claimed == Err(sid)
+    }
 }
 
 /// The sessions that may expire.
@@ -42,6 +68,8 @@ impl Session {
 #[derive(Debug)]
 pub struct Tracker {
     tick: u64,
+    /// Do sessions expire here?
+    expiring: bool,
     sessions: HashMap<i64, Arc<Session>>,
     buckets: BTreeMap<u64, Vec<i64>>,
 }
@@ -51,9 +79,41 @@ impl Tracker {
     pub fn new(tick: u64) -> Self {
         Tracker {
             tick: tick.max(1),
+            expiring: true,
             sessions: HashMap::new(),
             buckets: BTreeMap::new(),
         }
+    }
+
+    /// Starts to decide about expiry: tracks these sessions and no others, each as if heard from at
+    /// `now`, wherever its client may be.
+    pub fn take_over(&mut self, sessions: impl Iterator<Item = (i64, u32)>, now: u64) {
+        let mut known = std::mem::take(&mut self.sessions);
+        self.buckets.clear();
+        self.expiring = true;
+        for (id, timeout) in sessions {
+            // Connections hold theirs.
+            if let Some(session) = known.remove(&id) {
+                session.bucket.store(u64::MAX, Ordering::Relaxed);
+                self.sessions.insert(id, session);
+            }
+            self.track(id, timeout, now).move_to(NOBODY);
+        }
+    }
+
+    /// Leaves expiry to another server, and tracks only the sessions that are `here`.
+    pub fn hand_over(&mut self, mut here: impl FnMut(i64) -> bool) {
+        self.expiring = false;
+        self.buckets.clear();
+        self.sessions.retain(|id, _| here(*id));
+    }
+
+    /// The sessions heard from at `since` or later, with their timeouts.
+    pub fn heard(&self, since: u64) -> impl Iterator<Item = (i64, u32)> {
+        let sessions = self.sessions.values();
+        sessions
+            .filter(move |session| session.heard() >= since)
+            .map(|session| (session.id, session.timeout()))
     }
 
     /// The end of the bucket that a deadline falls into: between the deadline and a tick later.
@@ -80,6 +140,7 @@ impl Tracker {
             timeout: AtomicU32::new(timeout),
             deadline: AtomicU64::new(deadline),
             bucket: AtomicU64::new(0),
+            owner: AtomicI64::new(NOBODY),
         });
         self.sessions.insert(id, Arc::clone(&session));
         self.enqueue(&session);
@@ -87,6 +148,9 @@ impl Tracker {
     }
 
     fn enqueue(&mut self, session: &Session) {
+        if !self.expiring {
+            return;
+        }
         let bucket = self.bucket(session.deadline.load(Ordering::Relaxed));
         session.bucket.store(bucket, Ordering::Relaxed);
         self.buckets.entry(bucket).or_default().push(session.id);

@@ -19,6 +19,7 @@ use quorate_proto::{
 use crate::storage::log::encode_record;
 use crate::tree::{self, DIGEST_VERSION, Limit, MAX_TTL, Owner, Tree};
 use pending::{Pending, View};
+pub use request::is_write;
 use request::{Single, WriteRequest};
 
 /// What a server does and does not allow, as far as writes are concerned.
@@ -38,6 +39,49 @@ pub struct Rules {
     pub reconfig: bool,
     /// Authentication schemes that ACLs may name, beside `world`, `auth` and `ip`.
     pub digest_scheme: bool,
+}
+
+impl Rules {
+    /// Checks what a server can tell of a client's write without the tree. One that passes may be
+    /// forwarded: every leader can read it, and makes of it what its client meant.
+    ///
+    /// # Errors
+    /// What to answer.
+    pub fn check(&self, op: OpCode, body: &[u8]) -> Result<(), ErrorCode> {
+        match WriteRequest::decode(op, body) {
+            Ok(WriteRequest::Single(Single::Create(op, request))) => {
+                self.owner(op, &request, 0).map(|_| ())
+            }
+            Ok(_) => Ok(()),
+            Err(_) => Err(ErrorCode::MARSHALLING_ERROR),
+        }
+    }
+
+    /// What the lifetime of a new znode will depend on. Flags and opcode must fit: an opcode says
+    /// what is made, and the flags may not say otherwise where a time to live is concerned.
+    fn owner(
+        &self,
+        op: OpCode,
+        request: &CreateTtlRequest<'_>,
+        session: i64,
+    ) -> Result<Owner, ErrorCode> {
+        let mode = CreateMode::try_from(request.flags).map_err(|_| ErrorCode::BAD_ARGUMENTS)?;
+        if mode.is_ttl() && !self.ttl_nodes {
+            return Err(ErrorCode::UNIMPLEMENTED);
+        }
+        if mode.is_ttl() != (op == OpCode::CreateTtl) {
+            return Err(ErrorCode::BAD_ARGUMENTS);
+        }
+        match op {
+            OpCode::CreateTtl if (1..=MAX_TTL).contains(&request.ttl) => {
+                Ok(Owner::Ttl(request.ttl))
+            }
+            OpCode::CreateTtl => Err(ErrorCode::BAD_ARGUMENTS),
+            OpCode::CreateContainer => Ok(Owner::Container),
+            _ if mode.is_ephemeral() => Ok(Owner::Session(session)),
+            _ => Ok(Owner::Persistent),
+        }
+    }
 }
 
 /// Who asks for a write, and when.
@@ -79,10 +123,15 @@ pub struct Preparer {
 impl Preparer {
     /// Starts behind the last transaction of `tree`.
     pub fn new(tree: &Tree, rules: Rules) -> Self {
+        Preparer::behind(tree.last_zxid(), tree, rules)
+    }
+
+    /// Starts on what `tree` shows, and numbers from behind `zxid`.
+    pub fn behind(zxid: i64, tree: &Tree, rules: Rules) -> Self {
         Preparer {
             rules,
             pending: Pending::new(tree.digest().digest),
-            last_zxid: tree.last_zxid(),
+            last_zxid: zxid,
             closing: HashMap::new(),
             opening: HashMap::new(),
         }
@@ -128,6 +177,11 @@ impl Preparer {
             })),
             Err(_) => None,
         }
+    }
+
+    /// Makes an error transaction of a request that cannot even be checked.
+    pub fn refuse(&mut self, requester: Requester<'_>, err: ErrorCode, out: &mut Vec<u8>) -> i64 {
+        self.record(requester, OpCode::Error, out, |_, _, _| Err(err))
     }
 
     /// Turns a write of the server itself into a transaction, as [`Preparer::prepare`] does.
@@ -337,7 +391,7 @@ impl Preparer {
         request: &CreateTtlRequest<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), ErrorCode> {
-        let owner = self.owner(op, request, requester.session)?;
+        let owner = self.rules.owner(op, request, requester.session)?;
         self.check_session(tree, requester.session)?;
         let parent_path = parent_of(request.path)?;
         let acl = acl::resolve(
@@ -378,32 +432,6 @@ impl Preparer {
         );
         encode_create(out, op, path, request, acl, owner, parent_cversion);
         Ok(())
-    }
-
-    /// What the lifetime of a new znode will depend on. Flags and opcode must fit: an opcode says
-    /// what is made, and the flags may not say otherwise where a time to live is concerned.
-    fn owner(
-        &self,
-        op: OpCode,
-        request: &CreateTtlRequest<'_>,
-        session: i64,
-    ) -> Result<Owner, ErrorCode> {
-        let mode = CreateMode::try_from(request.flags).map_err(|_| ErrorCode::BAD_ARGUMENTS)?;
-        if mode.is_ttl() && !self.rules.ttl_nodes {
-            return Err(ErrorCode::UNIMPLEMENTED);
-        }
-        if mode.is_ttl() != (op == OpCode::CreateTtl) {
-            return Err(ErrorCode::BAD_ARGUMENTS);
-        }
-        match op {
-            OpCode::CreateTtl if (1..=MAX_TTL).contains(&request.ttl) => {
-                Ok(Owner::Ttl(request.ttl))
-            }
-            OpCode::CreateTtl => Err(ErrorCode::BAD_ARGUMENTS),
-            OpCode::CreateContainer => Ok(Owner::Container),
-            _ if mode.is_ephemeral() => Ok(Owner::Session(session)),
-            _ => Ok(Owner::Persistent),
-        }
     }
 
     #[expect(

@@ -6,6 +6,22 @@ use quorate_proto::{
     SetAclRequest, SetDataRequest, VersionRequest,
 };
 
+/// Is `op` a write that a client may ask for, beside those of its session?
+pub fn is_write(op: OpCode) -> bool {
+    matches!(
+        op,
+        OpCode::Create
+            | OpCode::Create2
+            | OpCode::CreateContainer
+            | OpCode::CreateTtl
+            | OpCode::Delete
+            | OpCode::SetData
+            | OpCode::SetAcl
+            | OpCode::Multi
+            | OpCode::Reconfig
+    )
+}
+
 /// A write as its bytes say.
 pub(super) enum WriteRequest<'a> {
     Single(Single<'a>),

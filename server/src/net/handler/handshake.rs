@@ -4,12 +4,13 @@
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
-use quorate_proto::jute::{Decode, Encode};
-use quorate_proto::{ConnectRequest, ConnectResponse, frame};
+use quorate_proto::jute::Decode;
+use quorate_proto::{ConnectRequest, frame};
 
 use super::super::words;
 use super::{End, Fault, Handler};
-use crate::session::{PASSWORD_SIZE, password};
+use crate::service::refuse_session;
+use crate::session::password;
 
 /// How a handshake ended.
 pub(super) enum Handshake {
@@ -67,47 +68,80 @@ impl Handler {
                 // Without a session there is nothing to be told but the end.
                 () = self.connection.filled() => return Ok(false),
             }
-            let mut chunk = [0; 4096];
-            match self.stream.try_read(&mut chunk) {
-                Ok(0) => return Ok(false),
-                Ok(n) => self.input.extend_from_slice(&chunk[..n]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error.into()),
+            if !self.read_chunk()? {
+                return Ok(false);
             }
         }
         Ok(true)
     }
 
     async fn connect(&mut self, request: &ConnectRequest<'_>) -> Result<Handshake, Fault> {
-        if !self.service.is_serving() {
-            return Ok(Handshake::Over);
-        }
         let seen = request.last_zxid_seen;
-        if seen > self.service.tree().last_zxid() {
-            tracing::info!(
-                address = %self.connection.address(), zxid = format_args!("{seen:#x}"),
-                "refusing a client that has seen a later transaction than this server"
-            );
+        if !self.admitted(seen).await? {
             return Ok(Handshake::Over);
         }
         if request.read_only.is_some() {
             self.connection.set_knows_read_only();
         }
-        let timeout = self.service.negotiate(request.timeout);
-        Ok(match request.session_id {
-            0 => self.open_session(timeout).await,
-            session => {
-                let password = request.password;
-                self.resume_session(session, timeout, password).await
+        let (is_new, mut session) = (request.session_id == 0, request.session_id);
+        if is_new {
+            session = self.service.next_session();
+        } else {
+            // Another connection of it here gives way even before the password is checked.
+            self.service.connections.close_session(session);
+            if request.password != Some(&password(session)) {
+                refuse_session(&mut self.output, &self.connection);
+                return Ok(Handshake::Over);
             }
-        })
+        }
+        self.service.connections.attach(session, &self.connection);
+        let timeout = self.service.negotiate(request.timeout);
+        loop {
+            let origin = self.origin(0, session);
+            let asked = match is_new {
+                true => self.service.open_session(timeout, origin),
+                false => self.service.resume_session(timeout, origin),
+            };
+            if asked {
+                return Ok(self.accepted(session).await);
+            }
+            // The server has lost its leader just now.
+            if !self.admitted(seen).await? {
+                return Ok(Handshake::Over);
+            }
+        }
     }
 
-    async fn open_session(&mut self, timeout: i32) -> Handshake {
-        let session = self.service.next_session();
-        self.service.connections.attach(session, &self.connection);
-        self.service.open_session(session, timeout, self.origin(0));
-        self.accepted(session).await
+    /// Waits until clients are served here; false if this one has to go elsewhere, or has gone.
+    async fn admitted(&mut self, seen: i64) -> Result<bool, Fault> {
+        let admits = tokio::select! {
+            admits = self.service.admits() => admits,
+            // Without a session there is nothing to be told but the end.
+            () = self.connection.filled() => false,
+        };
+        if !admits || !self.read_chunk()? {
+            return Ok(false);
+        }
+        let abreast = self.service.is_abreast_of(seen);
+        if !abreast {
+            tracing::info!(
+                address = %self.connection.address(), zxid = format_args!("{seen:#x}"),
+                "refusing a client that has seen a later transaction than this server"
+            );
+        }
+        Ok(abreast)
+    }
+
+    /// Reads what there is, if there is something; false if the client sends no more.
+    fn read_chunk(&mut self) -> Result<bool, Fault> {
+        let mut chunk = [0; 4096];
+        match self.stream.try_read(&mut chunk) {
+            Ok(0) => return Ok(false),
+            Ok(n) => self.input.extend_from_slice(&chunk[..n]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(true)
     }
 
     /// Waits until the session is this connection's.
@@ -131,39 +165,5 @@ impl Handler {
             }
             None => Handshake::Over,
         }
-    }
-
-    /// A connection that a session already has here gives way even before the password is checked.
-    async fn resume_session(
-        &mut self,
-        session: i64,
-        timeout: i32,
-        given: Option<&[u8]>,
-    ) -> Handshake {
-        self.service.connections.close_session(session);
-        let now = self.service.now();
-        let known = {
-            let mut sessions = self.service.sessions.lock();
-            let known = given == Some(&password(session)) && sessions.get(session).is_some();
-            if known {
-                sessions.track(session, timeout.max(0).cast_unsigned(), now);
-            }
-            known
-        };
-        if !known {
-            let response = ConnectResponse {
-                protocol_version: 0,
-                timeout: 0,
-                session_id: 0,
-                password: Some(&[0; PASSWORD_SIZE]),
-                read_only: self.connection.knows_read_only().then_some(false),
-            };
-            frame::write(&mut self.output, |out| response.encode(out));
-            return Handshake::Over;
-        }
-        self.service.connections.attach(session, &self.connection);
-        let origin = self.origin(0);
-        self.service.resume_session(session, timeout, origin);
-        self.accepted(session).await
     }
 }

@@ -25,9 +25,9 @@ use tokio::time::timeout;
 use self::handshake::Handshake;
 use super::connection::{Connection, End, KEPT_CAPACITY, UNREAD_LIMIT};
 use super::{auth, local};
-use crate::service::{Origin, Queue, Service, wall_clock};
+use crate::service::{LazyTree, Origin, Queue, Service, wall_clock};
 use crate::tree::Tree;
-use crate::txn::Requester;
+use crate::txn::{Requester, is_write};
 
 /// Bytes read from a socket at once.
 const READ_SIZE: usize = 256 << 10;
@@ -92,7 +92,9 @@ impl Drop for Presence {
         self.connection.leave();
         watches.remove_watcher(self.connection.id());
         drop(watches);
-        self.service.connections.remove(&self.connection);
+        if let Some(session) = self.service.connections.remove(&self.connection) {
+            self.service.left(session);
+        }
     }
 }
 
@@ -243,9 +245,15 @@ impl Handler {
         }
     }
 
-    /// May more requests be taken? Not while the client does not read its answers.
+    /// May more requests be taken? Not while the client does not read its answers, nor while the
+    /// server has no leader: not even a ping is answered then, so that clients go elsewhere when
+    /// they have waited for long.
     fn wants_input(&self) -> bool {
-        !self.closing && !self.ended && self.has_room_for_answers() && self.may_enqueue(0)
+        !self.closing
+            && !self.ended
+            && self.service.is_open()
+            && self.has_room_for_answers()
+            && self.may_enqueue(0)
     }
 
     fn has_room_for_answers(&self) -> bool {
@@ -435,7 +443,12 @@ impl Handler {
             self.drain_outbox();
             let before = self.in_flight;
             let mut ids = self.connection.ids();
-            while !self.closing && self.may_enqueue(self.in_flight - before) {
+            if let Some(session) = self.connection.session()
+                && self.service.has_moved(queue, session)
+            {
+                return self.close(Fault::Protocol("its session has moved to another server"));
+            }
+            while !self.closing && queue.is_open() && self.may_enqueue(self.in_flight - before) {
                 let Some((header, body)) = self.next_request(frames) else {
                     break;
                 };
@@ -464,16 +477,16 @@ impl Handler {
     fn push(
         &mut self,
         queue: &mut Queue,
-        tree: &Tree,
+        tree: &LazyTree<'_>,
         requester: Requester<'_>,
         op: OpCode,
         body: &[u8],
         ids: &Arc<[Id<'static>]>,
     ) {
-        let origin = self.origin(requester.cxid);
+        let origin = self.origin(requester.cxid, requester.session);
         match op {
             _ if local::is_local(op) => {
-                queue.push_local(op, body, Arc::clone(ids), origin);
+                queue.push_local(op, body, ids, origin);
                 self.waiting += 1;
             }
             OpCode::CloseSession => {
@@ -482,15 +495,7 @@ impl Handler {
                 // What follows the end of a session is not looked at.
                 self.ended = true;
             }
-            OpCode::Create
-            | OpCode::Create2
-            | OpCode::CreateContainer
-            | OpCode::CreateTtl
-            | OpCode::Delete
-            | OpCode::SetData
-            | OpCode::SetAcl
-            | OpCode::Multi
-            | OpCode::Reconfig => queue.push_write(tree, requester, op, body, origin),
+            _ if is_write(op) => queue.push_write(tree, requester, op, body, ids, origin),
             _ => {
                 return self.refuse_op(RequestHeader {
                     xid: requester.cxid,
@@ -522,10 +527,11 @@ impl Handler {
         }
     }
 
-    fn origin(&self, xid: i32) -> Origin {
+    fn origin(&self, xid: i32, session: i64) -> Origin {
         let connection = Arc::clone(&self.connection);
         Origin {
             connection,
+            session,
             xid,
             received: self.service.now(),
         }

@@ -1,0 +1,257 @@
+//! The applier of a member: what the driver of Zab and the queue hand over comes to it in one
+//! order, roles that begin and end included, so that a role begins on a tree that shows all that
+//! was committed before.
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use quorate_proto::OpCode;
+
+use super::applier::{Applier, HOLD};
+use super::gate::{Answer, Gate, Waiting};
+use super::queue::{Batch, LazyTree, Role, Upstream};
+use super::{Mode, Service};
+use crate::error::ServerError;
+use crate::tree::Tree;
+use crate::txn::Preparer;
+use crate::zab::{Entry, Link, zxid_of};
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) enum Job {
+    /// What waits for proposals that were taken, and the number of the last of them.
+    Proposed(Batch, i64),
+    /// Something was queued that can be answered.
+    Look,
+    /// Committed transactions.
+    Apply(Vec<Entry>),
+    /// The leader has sent all that was committed when the oldest sync was asked for.
+    Synced,
+    /// Lead.
+    Lead { term: u64, epoch: u32 },
+    /// Follow, or observe.
+    Follow {
+        term: u64,
+        epoch: u32,
+        link: Link,
+        observer: bool,
+    },
+    /// The role is over; this was queued.
+    Pause(Batch),
+    /// The member ends.
+    Stop,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct MemberApplier {
+    service: Arc<Service>,
+    applier: Applier,
+    gate: Gate,
+    /// What is queued is handed over by whoever takes the proposals.
+    leading: bool,
+    spare: Batch,
+}
+
+impl MemberApplier {
+    pub(super) fn new(service: Arc<Service>) -> Self {
+        MemberApplier {
+            applier: Applier::new(Arc::clone(&service)),
+            service,
+            gate: Gate::default(),
+            leading: false,
+            spare: Batch::default(),
+        }
+    }
+
+    /// Works until it is told to stop, or until it cannot go on.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) -> Result<(), ServerError> {
+        for job in jobs {
+            match job {
+                Job::Proposed(batch, last) => self.admit(batch, Some(last)),
+                Job::Look => self.look(),
+                Job::Apply(entries) => self.apply(&entries)?,
+                Job::Synced => self.synced(),
+                Job::Lead { term, epoch } => self.lead(term, epoch),
+                Job::Follow {
+                    term,
+                    epoch,
+                    link,
+                    observer,
+                } => {
+                    let mode = match observer {
+                        true => Mode::Observing,
+                        false => Mode::Following,
+                    };
+                    self.follow(term, epoch, link, mode);
+                }
+                Job::Pause(batch) => self.pause(batch),
+                Job::Stop => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what clients have queued, unless that has to be proposed first.
+    fn look(&mut self) {
+        if self.leading {
+            return;
+        }
+        let mut batch = std::mem::take(&mut self.spare);
+        if self.service.queue.lock().take_works(&mut batch) {
+            self.admit(batch, None);
+        } else {
+            self.spare = batch;
+        }
+    }
+
+    fn admit(&mut self, mut batch: Batch, behind: Option<i64>) {
+        let service = Arc::clone(&self.service);
+        let tree = service.tree();
+        self.applier.begin(&tree);
+        let applier = &mut self.applier;
+        self.gate.admit(&mut batch, behind, |waiting| {
+            answer(applier, &tree, &waiting);
+        });
+        self.pass_barriers(&tree);
+        drop(tree);
+        self.applier.finish();
+        batch.clear();
+        self.spare = batch;
+    }
+
+    fn apply(&mut self, entries: &[Entry]) -> Result<(), ServerError> {
+        self.look();
+        let service = Arc::clone(&self.service);
+        for entries in entries.chunks(HOLD) {
+            let mut tree = service.tree.write();
+            self.applier.begin(&tree);
+            for entry in entries {
+                self.apply_entry(&mut tree, entry)?;
+            }
+            self.pass_barriers(&tree);
+            drop(tree);
+            self.applier.finish();
+        }
+        if let Some(last) = entries.last().filter(|_| self.leading) {
+            service.queue.lock().applied(last.zxid);
+        }
+        Ok(())
+    }
+
+    fn apply_entry(&mut self, tree: &mut Tree, entry: &Entry) -> Result<(), ServerError> {
+        // What the log held at the start is in the tree. Leaders of other makes give an error the
+        // number of the transaction before it, and somebody waits for that, too.
+        if entry.zxid <= tree.last_zxid() && entry.op() != Some(OpCode::Error.number()) {
+            return Ok(());
+        }
+        let mut claimed = false;
+        let header = self.applier.apply_record(tree, &entry.bytes, |header| {
+            let claim = self.gate.claim(header);
+            claimed = claim.is_some();
+            claim
+        })?;
+        if header.op == OpCode::CloseSession.number() {
+            self.service.sessions.lock().remove(header.session_id);
+            for waiting in self.gate.forget(header.session_id) {
+                self.applier.abandon(&waiting.origin);
+            }
+        } else if claimed {
+            self.advance(tree, header.session_id);
+        }
+        Ok(())
+    }
+
+    /// Answers what a session need not wait for any longer.
+    fn advance(&mut self, tree: &Tree, session: i64) {
+        while let Some(waiting) = self.gate.next(session) {
+            answer(&mut self.applier, tree, &waiting);
+        }
+    }
+
+    fn pass_barriers(&mut self, tree: &Tree) {
+        while let Some(session) = self.gate.passed(tree.last_zxid()) {
+            self.advance(tree, session);
+        }
+    }
+
+    fn synced(&mut self) {
+        self.look();
+        let service = Arc::clone(&self.service);
+        let tree = service.tree();
+        self.applier.begin(&tree);
+        if let Some(session) = self.gate.released() {
+            self.advance(&tree, session);
+        }
+        drop(tree);
+        self.applier.finish();
+    }
+
+    fn lead(&mut self, term: u64, epoch: u32) {
+        let service = Arc::clone(&self.service);
+        let mut queue = service.queue.lock();
+        let tree = LazyTree::new(&service.tree);
+        let preparer = Preparer::behind(zxid_of(epoch, 0), tree.get(), queue.rules().clone());
+        let Some(early) = queue.begin(term, Role::Leading { epoch, preparer }) else {
+            return;
+        };
+        self.leading = true;
+        let sessions = tree.get().sessions();
+        let sessions = sessions.map(|(id, timeout)| (id, timeout.max(0).cast_unsigned()));
+        service.sessions.lock().take_over(sessions, service.now());
+        service.close_orphans(&mut queue, &tree);
+        for (timeout, origin) in queue.take_revalidating().into_values() {
+            service.resume_on(&mut queue, timeout, origin);
+        }
+        for (link, packet) in early {
+            service.serve_learner(&mut queue, &tree, link, packet);
+        }
+        self.gate.resume(Some(0), |_| {});
+        self.applier.begin(tree.get());
+        self.pass_barriers(tree.get());
+        drop(tree);
+        service.wake(&mut queue);
+        drop(queue);
+        self.applier.finish();
+        service.serve_as(Mode::Leading, epoch);
+    }
+
+    fn follow(&mut self, term: u64, epoch: u32, link: Link, mode: Mode) {
+        let service = Arc::clone(&self.service);
+        let mut queue = service.queue.lock();
+        let upstream = Upstream::new(link);
+        if queue.begin(term, Role::Following(upstream)).is_none() {
+            return;
+        }
+        let connections = &service.connections;
+        let here = |session| connections.has_session(session);
+        service.sessions.lock().hand_over(here);
+        self.gate.resume(None, |waiting| queue.repeat(waiting));
+        for (timeout, origin) in queue.take_revalidating().into_values() {
+            queue.push_revalidation(timeout, origin);
+        }
+        service.wake(&mut queue);
+        drop(queue);
+        service.serve_as(mode, epoch);
+    }
+
+    fn pause(&mut self, batch: Batch) {
+        self.leading = false;
+        self.admit(batch, None);
+        let applier = &mut self.applier;
+        self.gate
+            .suspend(|waiting| applier.abandon(&waiting.origin));
+    }
+}
+
+fn answer(applier: &mut Applier, tree: &Tree, waiting: &Waiting) {
+    let origin = &waiting.origin;
+    match &waiting.answer {
+        Answer::Local { op, ids, body } => applier.answer_local(tree, *op, ids, body, origin),
+        Answer::Resumed { timeout } => applier.answer_resumed(*timeout, origin),
+        Answer::Unknown => applier.answer_unknown(origin),
+        Answer::Refused(err) => applier.answer_refused(tree, *err, origin),
+        // Only its transaction answers a write.
+        Answer::Write(_) => {}
+    }
+}
