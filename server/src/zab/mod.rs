@@ -10,10 +10,18 @@
 //! connection, the disk) in theirs. It may take as long as it likes for each.
 
 pub mod election;
+mod history;
 mod io;
+mod leader;
+mod learner;
 mod membership;
+mod own;
 mod packet;
 mod peer;
+mod remote;
+mod sync;
+#[cfg(test)]
+mod tests;
 
 pub use io::{Input, LogRead, Output, Role};
 pub use membership::Membership;

@@ -1,6 +1,12 @@
 //! One member of an ensemble.
 
-use super::{Entry, Input, Membership, Millis, Output, Role, Sid};
+use std::collections::BTreeMap;
+
+use super::election::{Credentials, Decision, Election};
+use super::leader::Leader;
+use super::learner::Learner;
+use super::own::{Over, Own, Turn};
+use super::{Entry, Input, Link, Membership, Millis, Output, Packet, Role, Sid};
 use crate::storage::epoch::Epochs;
 
 /// What a member goes by. Times are those of `zoo.cfg`, in milliseconds.
@@ -54,28 +60,340 @@ pub struct Recovered {
 /// One member of an ensemble: everything that it promises to others, and when.
 #[derive(Debug)]
 pub struct Peer {
-    settings: Settings,
+    own: Own,
+    election: Election,
+    state: State,
+    /// Connections of learners that have decided before this member has.
+    early: BTreeMap<Link, Early>,
 }
 
+/// What it does at the moment.
+#[derive(Debug)]
+enum State {
+    /// It waits until all that it has is durable, before it votes or goes with `next`.
+    Settling { next: Option<Sid> },
+    /// It searches.
+    Looking,
+    /// It leads.
+    Leading(Box<Leader>),
+    /// It follows or observes.
+    Learning(Box<Learner>),
+}
+
+#[derive(Debug)]
+struct Early {
+    until: Millis,
+    /// The first packet, once it has come.
+    info: Option<Packet>,
+}
+
+/// Connections that are kept while the member does not lead. An ensemble has 255 servers at most.
+const MAX_EARLY: usize = 255;
+
 impl Peer {
-    /// A member that has just started, and searches for a leader. `seed` is its randomness.
+    /// A member that has just started, and searches for a leader from its first wake on, which is
+    /// due. `seed` is its randomness.
     pub fn new(settings: Settings, recovered: Recovered, seed: u64, now: Millis) -> Self {
-        let _ = (recovered, seed, now);
-        Peer { settings }
+        let _ = seed;
+        let own = Own::new(settings, recovered, now);
+        let (committed, proposed) = (own.committed.clone(), own.proposed.clone());
+        Peer {
+            election: Election::new(&own.settings, committed, proposed),
+            own,
+            state: State::Settling { next: None },
+            early: BTreeMap::new(),
+        }
     }
 
     /// Takes an input, and appends what is to be done to `out`.
     pub fn step(&mut self, now: Millis, input: Input, out: &mut Vec<Output>) {
-        let _ = (now, input, out, &self.settings);
+        self.own.now = now;
+        std::mem::swap(&mut self.own.out, out);
+        if let Err(over) = self.take(input) {
+            self.end(over);
+        }
+        self.settle();
+        std::mem::swap(&mut self.own.out, out);
     }
 
     /// When [`Input::Wake`] is due; `None` if nothing waits for the time.
     pub fn deadline(&self) -> Option<Millis> {
-        None
+        let state = match &self.state {
+            State::Settling { .. } => self.own.is_settled().then_some(self.own.now),
+            State::Looking => self.election.deadline(),
+            State::Leading(leader) => leader.deadline(&self.own),
+            State::Learning(learner) => learner.deadline(&self.own),
+        };
+        let early = self.early.values().map(|early| early.until);
+        early.chain(state).min()
     }
 
     /// What it is at the moment.
     pub fn role(&self) -> Role {
-        Role::Looking
+        match &self.state {
+            State::Settling { .. } | State::Looking => Role::Looking,
+            State::Leading(_) => Role::Leading,
+            State::Learning(learner) if learner.observer() => Role::Observing,
+            State::Learning(_) => Role::Following,
+        }
+    }
+
+    /// The epoch in which it leads or follows; 0 while it does not know one.
+    pub fn epoch(&self) -> u32 {
+        match &self.state {
+            State::Settling { .. } | State::Looking => 0,
+            State::Leading(leader) => leader.epoch(),
+            State::Learning(learner) => learner.epoch(),
+        }
+    }
+
+    /// Whom it takes for the leader.
+    pub fn leader(&self) -> Option<Sid> {
+        match &self.state {
+            State::Settling { .. } | State::Looking => None,
+            State::Leading(_) => Some(self.own.id()),
+            State::Learning(learner) => Some(learner.leader()),
+        }
+    }
+
+    /// Does it lead a quorum?
+    pub fn is_active_leader(&self) -> bool {
+        matches!(&self.state, State::Leading(leader) if leader.is_active())
+    }
+
+    /// Does it serve, as a leader or as a learner?
+    pub fn is_serving(&self) -> bool {
+        match &self.state {
+            State::Leading(leader) => leader.is_active(),
+            State::Learning(learner) => learner.is_following(),
+            _ => false,
+        }
+    }
+
+    /// The last transaction that it has accepted, durable or not.
+    pub fn last_zxid(&self) -> i64 {
+        self.own.last_zxid()
+    }
+
+    /// The last transaction that was handed to the tree. While it serves, that is the last that
+    /// it knows to be committed.
+    pub fn applied(&self) -> i64 {
+        self.own.history.applied()
+    }
+
+    /// The committed configuration, and a newer one that is only proposed.
+    pub fn membership(&self) -> (&Membership, Option<&Membership>) {
+        (&self.own.committed, self.own.proposed.as_ref())
+    }
+
+    fn take(&mut self, input: Input) -> Turn {
+        match input {
+            Input::Wake => self.wake(),
+            Input::Notified { from, notification } => {
+                let (now, out) = (self.own.now, &mut self.own.out);
+                let decision = self.election.receive(now, from, &notification, out);
+                self.decided(decision);
+                Ok(())
+            }
+            Input::Reachable { sid, reachable } => {
+                let (now, out) = (self.own.now, &mut self.own.out);
+                let decision = self.election.reachable(now, sid, reachable, out);
+                self.decided(decision);
+                Ok(())
+            }
+            Input::Accepted { link } => {
+                self.accepted(link);
+                Ok(())
+            }
+            Input::Connected { link } => {
+                match &mut self.state {
+                    State::Learning(learner) if learner.owns(link) => {
+                        learner.connected(&mut self.own, link);
+                    }
+                    _ => self.own.close(link, "it is no longer needed"),
+                }
+                Ok(())
+            }
+            Input::Received { link, packet } => self.received(link, packet),
+            Input::Closed { link } => self.closed(link),
+            Input::Durable { .. }
+            | Input::EpochWritten { .. }
+            | Input::Truncated { .. }
+            | Input::Installed { .. } => self.stored(input),
+            Input::Drained { .. }
+            | Input::LogRead { .. }
+            | Input::SnapshotBegun { .. }
+            | Input::Propose { .. }
+            | Input::Sync { .. }
+            | Input::HandOver { .. } => self.lead_on(input),
+        }
+    }
+
+    /// The disk has got on.
+    fn stored(&mut self, input: Input) -> Turn {
+        let own = &mut self.own;
+        match input {
+            Input::Durable { position } => own.history.made_durable(position, own.now),
+            Input::EpochWritten { file, epoch } => own.epoch_written(file, epoch),
+            Input::Truncated { last_zxid } => own.truncated(last_zxid),
+            Input::Installed { zxid, .. } => own.installed(zxid),
+            _ => {}
+        }
+        match (&mut self.state, input) {
+            (State::Leading(leader), Input::Durable { .. }) => leader.advance(own),
+            (State::Leading(leader), Input::EpochWritten { .. }) => leader.epoch_written(own),
+            (State::Learning(learner), Input::Durable { .. }) => learner.acknowledge(own),
+            (State::Learning(learner), Input::EpochWritten { .. }) => learner.epoch_written(own),
+            (State::Learning(learner), Input::Truncated { last_zxid }) => {
+                return learner.truncated(own, last_zxid);
+            }
+            (State::Learning(learner), Input::Installed { link, zxid }) if learner.owns(link) => {
+                return learner.installed(own, zxid);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What concerns only a leader.
+    fn lead_on(&mut self, input: Input) -> Turn {
+        let State::Leading(leader) = &mut self.state else {
+            return Ok(());
+        };
+        let own = &mut self.own;
+        match input {
+            Input::Drained { link } => leader.drained(own, link),
+            Input::LogRead { link, read } => leader.log_read(own, link, read),
+            Input::SnapshotBegun { link, zxid } => leader.snapshot_begun(own, link, zxid),
+            Input::Propose { epoch, entries } => return leader.propose(own, epoch, entries),
+            Input::Sync { link } => leader.sync(own, link),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn wake(&mut self) -> Turn {
+        let now = self.own.now;
+        let late = self.early.extract_if(.., |_, early| early.until <= now);
+        for (link, _) in late {
+            self.own.close(link, "this server does not lead");
+        }
+        match &mut self.state {
+            State::Settling { .. } => {}
+            State::Looking => {
+                let decision = self.election.wake(now, &mut self.own.out);
+                self.decided(decision);
+            }
+            State::Leading(leader) => return leader.wake(&mut self.own),
+            State::Learning(learner) => return learner.wake(&mut self.own),
+        }
+        Ok(())
+    }
+
+    fn accepted(&mut self, link: Link) {
+        if let State::Leading(leader) = &mut self.state {
+            leader.accepted(&self.own, link);
+        } else if self.early.len() < MAX_EARLY {
+            let until = self.own.now + self.own.settings.connect_limit;
+            self.early.insert(link, Early { until, info: None });
+        } else {
+            self.own.close(link, "this server does not lead");
+        }
+    }
+
+    fn received(&mut self, link: Link, packet: Packet) -> Turn {
+        match &mut self.state {
+            State::Leading(leader) if leader.owns(link) => {
+                leader.receive(&mut self.own, link, packet);
+            }
+            State::Learning(learner) if learner.owns(link) => {
+                return learner.receive(&mut self.own, link, packet);
+            }
+            _ => {
+                let Some(early) = self.early.get_mut(&link) else {
+                    return Ok(());
+                };
+                if early.info.replace(packet).is_some() {
+                    self.early.remove(&link);
+                    self.own.close(link, "it has spoken out of turn");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn closed(&mut self, link: Link) -> Turn {
+        self.early.remove(&link);
+        match &mut self.state {
+            State::Leading(leader) => leader.closed(&mut self.own, link),
+            State::Learning(learner) if learner.owns(link) => return learner.closed(&mut self.own),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Ends the role. Nothing of it is left but what is on disk or on its way there.
+    fn end(&mut self, over: Over) {
+        let next = over.next;
+        match std::mem::replace(&mut self.state, State::Settling { next }) {
+            State::Leading(mut leader) => leader.leave(&mut self.own, over.reason),
+            State::Learning(mut learner) => learner.leave(&mut self.own, over.reason),
+            State::Settling { .. } | State::Looking => {}
+        }
+        self.election.stop();
+        let reason = over.reason;
+        self.own.out.push(Output::Looking { reason });
+    }
+
+    /// Goes on once all is durable that a vote would speak of; and tells the votes of a role that
+    /// has come to serve what epoch it is.
+    fn settle(&mut self) {
+        match &self.state {
+            State::Settling { next } if self.own.is_settled() => {
+                let next = *next;
+                self.state = State::Looking;
+                let credentials = Credentials {
+                    last_zxid: self.own.last_zxid(),
+                    current_epoch: self.own.epochs.current,
+                };
+                let out = &mut self.own.out;
+                if let Some(leader) = next {
+                    self.election.appoint(leader, credentials.last_zxid, out);
+                    return self.take_role(leader);
+                }
+                let decision = self.election.start(self.own.now, credentials, out);
+                self.decided(decision);
+            }
+            State::Leading(_) | State::Learning(_) if self.is_serving() => {
+                self.election.settled(self.epoch());
+            }
+            _ => {}
+        }
+    }
+
+    fn decided(&mut self, decision: Option<Decision>) {
+        match decision {
+            Some(Decision::Elected { leader, .. }) => self.take_role(leader),
+            Some(Decision::Reconfigured(config)) => {
+                self.own.committed = config.clone();
+                self.own.out.push(Output::Activate { config });
+            }
+            None => {}
+        }
+    }
+
+    fn take_role(&mut self, leader: Sid) {
+        if leader != self.own.id() {
+            self.state = State::Learning(Box::new(Learner::new(&mut self.own, leader)));
+            return;
+        }
+        let mut leader = Box::new(Leader::new(&mut self.own));
+        for (link, early) in std::mem::take(&mut self.early) {
+            leader.accepted(&self.own, link);
+            if let Some(packet) = early.info {
+                leader.receive(&mut self.own, link, packet);
+            }
+        }
+        self.state = State::Leading(leader);
     }
 }

@@ -1,0 +1,528 @@
+//! The part of a member that leads (spec: quorum protocol, sections 3 to 6).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::own::{Over, Own, Turn};
+use super::remote::{Remote, Stage, Terms};
+use super::{
+    Entry, Features, Link, LogRead, Millis, Output, Packet, Sid, epoch_of, history::follows,
+    zxid_of,
+};
+use crate::storage::epoch::EpochFile;
+
+/// The newest epoch that may begin: an `int` in the files of Apache ZooKeeper.
+const LAST_EPOCH: u32 = i32::MAX.cast_unsigned();
+
+/// Leads, or is about to.
+#[derive(Debug)]
+pub(super) struct Leader {
+    phase: Phase,
+    /// The epoch that begins; the newest that is known of until it is fixed.
+    epoch: u32,
+    /// The last transaction before the epoch.
+    initial: i64,
+    learners: BTreeMap<Link, Remote>,
+    /// Until when the phase has to be over, as long as the leader is not active.
+    until: Millis,
+    /// When learners are looked after next.
+    beat_at: Millis,
+    /// Beats so far.
+    beats: u64,
+    /// Learners that want to hear when a transaction is committed.
+    syncs: Vec<(i64, Link)>,
+}
+
+/// How far the epoch has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// It hears which epochs are over, until it has heard a quorum.
+    Gathering,
+    /// It makes its own promise durable.
+    Promising,
+    /// It waits for a quorum that promises, none of which has a newer history.
+    Electing,
+    /// It makes durable that it follows itself.
+    Confirming,
+    /// It waits for a quorum that has its history.
+    Synchronising,
+    /// It proposes.
+    Active,
+}
+
+impl Leader {
+    /// Begins to lead. The member's history is durable.
+    pub(super) fn new(own: &mut Own) -> Self {
+        let mut leader = Leader {
+            phase: Phase::Gathering,
+            epoch: own.promised.accepted,
+            initial: own.history.last(),
+            learners: BTreeMap::new(),
+            until: own.now + own.settings.init_limit,
+            beat_at: own.now + own.settings.tick / 2,
+            beats: 0,
+            syncs: Vec::new(),
+        };
+        leader.gather(own);
+        leader
+    }
+
+    /// The epoch, once it is fixed.
+    pub(super) fn epoch(&self) -> u32 {
+        match self.phase {
+            Phase::Gathering => 0,
+            _ => self.epoch,
+        }
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.phase == Phase::Active
+    }
+
+    /// Ends all connections.
+    pub(super) fn leave(&mut self, own: &mut Own, reason: &'static str) {
+        for link in std::mem::take(&mut self.learners).into_keys() {
+            own.close(link, reason);
+        }
+    }
+
+    pub(super) fn deadline(&self, own: &Own) -> Option<Millis> {
+        let disk = own.history.waiting_since();
+        let disk = disk.map_or(Millis::MAX, |since| since + own.settings.disk_limit);
+        let phase = if self.is_active() {
+            Millis::MAX
+        } else {
+            self.until
+        };
+        Some(self.beat_at.min(disk).min(phase))
+    }
+
+    pub(super) fn wake(&mut self, own: &mut Own) -> Turn {
+        if !self.is_active() && own.now >= self.until {
+            return Over::because("no quorum has joined in time");
+        }
+        let disk = own.history.waiting_since();
+        if disk.is_some_and(|since| own.now >= since + own.settings.disk_limit) {
+            return Over::because("the disk takes too long");
+        }
+        if own.now >= self.beat_at {
+            self.beat_at = own.now + (own.settings.tick / 2).max(1);
+            self.beats += 1;
+            self.beat(own)?;
+        }
+        Ok(())
+    }
+
+    /// Looks after the learners.
+    fn beat(&mut self, own: &mut Own) -> Turn {
+        let late: Vec<(Link, &'static str)> = self
+            .learners
+            .iter()
+            .filter_map(|(link, remote)| Some((*link, remote.lateness(own)?)))
+            .collect();
+        for (link, reason) in late {
+            self.drop_learner(own, link, reason);
+        }
+        let zxid = own.history.last();
+        for (link, remote) in &self.learners {
+            if remote.stage >= Stage::Acked {
+                let sessions = Bytes::new();
+                own.send(*link, Packet::Ping { zxid, sessions });
+            }
+        }
+        if self.is_active() && self.beats.is_multiple_of(2) && !self.is_supported(own, Stage::Acked)
+        {
+            return Over::because("no quorum follows any more");
+        }
+        Ok(())
+    }
+
+    /// Have enough voters come so far, the member itself included?
+    fn is_supported(&self, own: &Own, stage: Stage) -> bool {
+        self.has_quorum(own, |remote| remote.stage >= stage)
+    }
+
+    fn has_quorum(&self, own: &Own, agrees: impl Fn(&Remote) -> bool) -> bool {
+        own.is_quorum(|sid| sid == own.id() || self.voters(sid).any(&agrees))
+    }
+
+    /// The learners that may vote as `sid`.
+    fn voters(&self, sid: Sid) -> impl Iterator<Item = &Remote> {
+        let learners = self.learners.values();
+        learners.filter(move |remote| remote.sid == sid && !remote.observer)
+    }
+
+    /// Takes a connection in.
+    pub(super) fn accepted(&mut self, own: &Own, link: Link) {
+        self.learners.insert(link, Remote::new(link, own.now));
+    }
+
+    pub(super) fn owns(&self, link: Link) -> bool {
+        self.learners.contains_key(&link)
+    }
+
+    pub(super) fn closed(&mut self, own: &mut Own, link: Link) {
+        let gone = self.learners.remove(&link);
+        if gone.is_some_and(|remote| remote.stage == Stage::Joined) {
+            own.out.push(Output::LearnerLeft { link });
+        }
+        self.syncs.retain(|(_, waiting)| *waiting != link);
+    }
+
+    fn drop_learner(&mut self, own: &mut Own, link: Link, reason: &'static str) {
+        own.close(link, reason);
+        self.closed(own, link);
+    }
+
+    pub(super) fn receive(&mut self, own: &mut Own, link: Link, packet: Packet) {
+        let Some(remote) = self.learners.get_mut(&link) else {
+            return;
+        };
+        remote.heard = own.now;
+        match (remote.stage, packet) {
+            (Stage::Connected, packet @ Packet::LearnerInfo { .. }) => {
+                self.introduced(own, link, &packet);
+            }
+            (Stage::Informed, packet @ Packet::AckEpoch { .. }) => {
+                self.promised(own, link, &packet);
+            }
+            (Stage::Offered, Packet::Ack { zxid }) => self.joined(own, link, zxid),
+            (Stage::Acked | Stage::Joined, Packet::Ack { zxid }) => {
+                self.acknowledged(own, link, zxid);
+            }
+            (
+                Stage::Joined,
+                packet @ (Packet::Request(_) | Packet::Revalidate(_) | Packet::Ping { .. }),
+            ) => {
+                own.out.push(Output::Deliver { link, packet });
+            }
+            (Stage::Acked, Packet::Ping { .. })
+            | (Stage::Acked | Stage::Joined, Packet::Unknown { .. }) => {}
+            _ => self.drop_learner(own, link, "it has spoken out of turn"),
+        }
+    }
+
+    /// FOLLOWERINFO, OBSERVERINFO.
+    fn introduced(&mut self, own: &mut Own, link: Link, packet: &Packet) {
+        let Packet::LearnerInfo {
+            observer,
+            accepted,
+            sid,
+            config_version,
+        } = *packet
+        else {
+            return;
+        };
+        let refusal = if sid == own.id() {
+            Some("it has this server's id")
+        } else if config_version > own.committed.version {
+            Some("its configuration is newer")
+        } else if accepted >= LAST_EPOCH {
+            Some("it claims that no epoch is left")
+        } else {
+            None
+        };
+        if let Some(reason) = refusal {
+            return self.drop_learner(own, link, reason);
+        }
+        let mut others = self
+            .learners
+            .values()
+            .filter(|r| r.stage > Stage::Connected);
+        if let Some(former) = others.find(|remote| remote.sid == sid).map(|r| r.link) {
+            self.drop_learner(own, former, "it has connected again");
+        }
+        if let Some(remote) = self.learners.get_mut(&link) {
+            remote.sid = sid;
+            remote.observer = observer;
+            remote.stage = Stage::Greeted;
+        }
+        if self.phase == Phase::Gathering {
+            if !observer && own.is_voter(sid) {
+                self.epoch = self.epoch.max(accepted);
+            }
+            self.gather(own);
+        }
+        self.inform(own);
+    }
+
+    /// Begins an epoch newer than all that a quorum knows of.
+    fn gather(&mut self, own: &mut Own) {
+        if self.epoch < LAST_EPOCH && self.is_supported(own, Stage::Greeted) {
+            self.epoch += 1;
+            self.phase = Phase::Promising;
+            own.write_epoch(EpochFile::Accepted, self.epoch);
+        }
+    }
+
+    /// Tells of the epoch, once the member's own promise is durable.
+    fn inform(&mut self, own: &mut Own) {
+        if self.phase <= Phase::Promising {
+            return;
+        }
+        for (link, remote) in &mut self.learners {
+            if remote.stage == Stage::Greeted {
+                remote.stage = Stage::Informed;
+                let packet = Packet::LeaderInfo {
+                    epoch: self.epoch,
+                    features: Features::ALL,
+                };
+                own.send(*link, packet);
+            }
+        }
+    }
+
+    /// ACKEPOCH.
+    fn promised(&mut self, own: &mut Own, link: Link, packet: &Packet) {
+        let Packet::AckEpoch {
+            last_zxid,
+            current,
+            features,
+        } = *packet
+        else {
+            return;
+        };
+        let newer = current
+            .is_some_and(|current| (current, last_zxid) > (own.epochs.current, own.history.last()));
+        if self.phase == Phase::Electing && newer {
+            return self.drop_learner(own, link, "its history is newer");
+        }
+        if let Some(remote) = self.learners.get_mut(&link) {
+            remote.features = features;
+            remote.stage = Stage::Promised;
+            remote.sent = last_zxid;
+            remote.counts = current.is_some() && last_zxid != -1;
+        }
+        match self.phase {
+            Phase::Electing => self.elect(own),
+            Phase::Synchronising | Phase::Active => self.synchronise(own),
+            _ => {}
+        }
+    }
+
+    fn elect(&mut self, own: &mut Own) {
+        if self.has_quorum(own, |remote| remote.counts) {
+            self.phase = Phase::Confirming;
+            own.write_epoch(EpochFile::Current, self.epoch);
+        }
+    }
+
+    /// An epoch has become durable.
+    pub(super) fn epoch_written(&mut self, own: &mut Own) {
+        if self.phase == Phase::Promising && own.epochs.accepted == self.epoch {
+            self.begin(own, Phase::Electing);
+            self.inform(own);
+            self.elect(own);
+        }
+        if self.phase == Phase::Confirming && own.epochs.current == self.epoch {
+            self.begin(own, Phase::Synchronising);
+            self.synchronise(own);
+            self.activate(own);
+        }
+    }
+
+    fn begin(&mut self, own: &Own, phase: Phase) {
+        self.phase = phase;
+        self.until = own.now + own.settings.init_limit;
+    }
+
+    /// Begins to send what they lack to those who have promised.
+    fn synchronise(&mut self, own: &mut Own) {
+        let terms = self.terms(own);
+        for remote in self.learners.values_mut() {
+            if remote.stage == Stage::Promised {
+                remote.begin_sync(own, &terms);
+            }
+        }
+    }
+
+    fn terms(&self, own: &Own) -> Terms {
+        Terms {
+            epoch: self.epoch,
+            committed: match self.is_active() {
+                true => own.history.applied(),
+                false => self.initial,
+            },
+        }
+    }
+
+    /// The acknowledgement of NEWLEADER.
+    fn joined(&mut self, own: &mut Own, link: Link, zxid: i64) {
+        if zxid != zxid_of(self.epoch, 0) {
+            return self.drop_learner(own, link, "it has acknowledged another epoch");
+        }
+        if let Some(remote) = self.learners.get_mut(&link) {
+            remote.stage = Stage::Acked;
+        }
+        match self.phase {
+            Phase::Active => {
+                self.admit(own);
+                self.advance(own);
+            }
+            _ => self.activate(own),
+        }
+    }
+
+    /// Leads, if a quorum has the history that the epoch begins with.
+    fn activate(&mut self, own: &mut Own) {
+        if self.phase != Phase::Synchronising || !self.is_supported(own, Stage::Acked) {
+            return;
+        }
+        self.phase = Phase::Active;
+        own.apply(self.initial);
+        own.out.push(Output::Lead { epoch: self.epoch });
+        self.admit(own);
+    }
+
+    /// Lets those serve who have everything.
+    fn admit(&mut self, own: &mut Own) {
+        for (link, remote) in &mut self.learners {
+            if remote.stage == Stage::Acked {
+                remote.stage = Stage::Joined;
+                remote.heard = own.now;
+                own.send(*link, Packet::UpToDate);
+                own.out.push(Output::LearnerJoined {
+                    link: *link,
+                    sid: remote.sid,
+                    features: remote.features,
+                });
+            }
+        }
+    }
+
+    /// Numbered transactions: they are sent out and logged.
+    pub(super) fn propose(&mut self, own: &mut Own, epoch: u32, entries: Vec<Entry>) -> Turn {
+        let Some(newest) = entries.last().map(|entry| entry.zxid) else {
+            return Ok(());
+        };
+        if !self.is_active() || epoch != self.epoch {
+            return Ok(());
+        }
+        let mut last = own.history.last();
+        for entry in &entries {
+            if !follows(last, entry.zxid) || epoch_of(entry.zxid) != epoch {
+                return Over::because("transactions were numbered with a gap");
+            }
+            last = entry.zxid;
+        }
+        self.broadcast(own, &entries, newest);
+        own.append(entries);
+        Ok(())
+    }
+
+    fn broadcast(&mut self, own: &mut Own, entries: &[Entry], newest: i64) {
+        let live = self.learners.values().filter(|r| r.is_live_follower());
+        let links: Vec<Link> = live.map(|remote| remote.link).collect();
+        if links.is_empty() {
+            return;
+        }
+        let bytes = entries.iter().map(|entry| entry.bytes.len()).sum();
+        let entries = entries.to_vec();
+        own.out.push(Output::Broadcast {
+            links: links.clone(),
+            entries,
+        });
+        for link in links {
+            if let Some(remote) = self.learners.get_mut(&link) {
+                remote.broadcast(own, newest, bytes);
+            }
+        }
+    }
+
+    fn acknowledged(&mut self, own: &mut Own, link: Link, zxid: i64) {
+        let Some(remote) = self.learners.get_mut(&link) else {
+            return;
+        };
+        // The zeroth transaction of the epoch stands for UPTODATE.
+        if zxid == zxid_of(self.epoch, 0) {
+            return;
+        }
+        if zxid > remote.sent {
+            return self.drop_learner(own, link, "it has acknowledged what it was not sent");
+        }
+        remote.acknowledged(own, zxid);
+        self.advance(own);
+    }
+
+    /// Commits what a quorum has made durable.
+    pub(super) fn advance(&mut self, own: &mut Own) {
+        if !self.is_active() {
+            return;
+        }
+        if let Some(zxid) = self.committable(own) {
+            self.commit(own, zxid);
+        }
+    }
+
+    /// The newest transaction that a quorum has, if it is not committed yet.
+    fn committable(&self, own: &Own) -> Option<i64> {
+        let committed = own.history.applied();
+        let durable = own.history.durable_zxid();
+        let acked = self.learners.values().map(|remote| remote.acked);
+        let mut candidates: Vec<i64> = acked.chain([durable]).filter(|z| *z > committed).collect();
+        candidates.sort_unstable_by(|a, b| b.cmp(a));
+        candidates.into_iter().find(|zxid| {
+            own.is_quorum(|sid| {
+                (sid == own.id() && durable >= *zxid)
+                    || self
+                        .voters(sid)
+                        .any(|r| r.stage >= Stage::Acked && r.acked >= *zxid)
+            })
+        })
+    }
+
+    fn commit(&mut self, own: &mut Own, zxid: i64) {
+        let entries = own.apply(zxid);
+        let terms = self.terms(own);
+        for remote in self.learners.values_mut() {
+            remote.committed(own, &terms, &entries);
+        }
+        self.syncs.retain(|(waits_for, link)| {
+            let waits = *waits_for > zxid;
+            if !waits {
+                own.send(*link, Packet::Sync);
+            }
+            waits
+        });
+    }
+
+    /// A learner wants to hear when everything proposed so far is committed.
+    pub(super) fn sync(&mut self, own: &mut Own, link: Link) {
+        if self
+            .learners
+            .get(&link)
+            .is_none_or(|remote| remote.stage != Stage::Joined)
+        {
+            return;
+        }
+        let last = own.history.last();
+        match last <= own.history.applied() {
+            true => own.send(link, Packet::Sync),
+            false => self.syncs.push((last, link)),
+        }
+    }
+
+    pub(super) fn drained(&mut self, own: &mut Own, link: Link) {
+        let terms = self.terms(own);
+        if let Some(remote) = self.learners.get_mut(&link) {
+            remote.drained(own, &terms);
+        }
+    }
+
+    pub(super) fn snapshot_begun(&mut self, own: &mut Own, link: Link, zxid: i64) {
+        if let Some(remote) = self.learners.get_mut(&link) {
+            remote.snapshot_begun(own, zxid);
+        }
+    }
+
+    pub(super) fn log_read(&mut self, own: &mut Own, link: Link, read: LogRead) {
+        let terms = self.terms(own);
+        let Some(remote) = self.learners.get_mut(&link) else {
+            return;
+        };
+        if let Err(reason) = remote.log_read(own, &terms, read) {
+            self.drop_learner(own, link, reason);
+        }
+    }
+}
