@@ -143,8 +143,10 @@ struct Reader {
 
 impl Reader {
     fn new(file: Option<&Path>) -> Reader {
+        let mut config = Config::blank();
+        config.file = file.map(Path::to_owned);
         Reader {
-            config: Config::blank(),
+            config,
             members: Members::default(),
             version: 0,
             origins: HashMap::new(),

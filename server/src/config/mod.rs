@@ -6,6 +6,7 @@
 //! What cannot work is a [`ConfigError`] that names every problem with its line; what is worth
 //! saying, such as a key without effect, is a [`Notice`].
 
+mod dynamic;
 mod error;
 mod load;
 mod members;
@@ -26,6 +27,7 @@ use std::{
     time::Duration,
 };
 
+pub use dynamic::DynamicFiles;
 pub use error::{ConfigError, Notice, Origin, Problem, ProblemKind};
 pub use load::{Loaded, Reading, Source};
 pub use members::{ClientAddress, Ensemble, Member, Members, PeerAddress};

@@ -36,6 +36,26 @@ pub(super) fn parse(text: &str) -> Result<Vec<Property>, Malformed> {
     Ok(entries)
 }
 
+/// The text without the entries whose keys are `unwanted`. Everything else stays as it is, but for
+/// the ends of lines.
+pub(super) fn without(text: &str, unwanted: impl Fn(&str) -> bool) -> Result<String, Malformed> {
+    let entries = parse(text)?.into_iter();
+    let unwanted: Vec<usize> = entries
+        .filter(|entry| unwanted(&entry.key))
+        .map(|entry| entry.line)
+        .collect();
+    let mut kept = String::with_capacity(text.len());
+    let mut continued = false;
+    for (index, line) in unix_lines(text).split_inclusive('\n').enumerate() {
+        if continued || unwanted.binary_search(&(index + 1)).is_ok() {
+            continued = continues(line.trim_end_matches('\n'));
+        } else {
+            kept.push_str(line);
+        }
+    }
+    Ok(kept)
+}
+
 /// Reads bytes as UTF-8, or as ISO 8859-1 if they are none.
 pub(super) fn decode(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes)
@@ -44,9 +64,13 @@ pub(super) fn decode(bytes: Vec<u8>) -> String {
 
 const BLANKS: [char; 3] = [' ', '\t', '\u{c}'];
 
+fn unix_lines(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
+}
+
 /// Joins continued lines and leaves out comments and empty ones.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
-    let normal = text.replace("\r\n", "\n").replace('\r', "\n");
+    let normal = unix_lines(text);
     let mut lines = normal.split('\n').enumerate();
     let mut logical = Vec::new();
     while let Some((index, line)) = lines.next() {

@@ -97,6 +97,8 @@ macro_rules! settings {
             ///
             /// Keys `server.N`, `group.G`, `weight.N`, and the file `myid`.
             pub ensemble: Option<Ensemble>,
+            /// The file that they were read from; `None` if they were made in code.
+            pub file: Option<PathBuf>,
             /// Keeps a temporary data directory alive while any clone of the settings is.
             pub(super) scratch: Option<Arc<TempDir>>,
         }
@@ -104,7 +106,7 @@ macro_rules! settings {
         impl Config {
             /// The defaults; without a data directory, which has none.
             pub(super) fn blank() -> Config {
-                Config { $($field: $default,)+ ensemble: None, scratch: None }
+                Config { $($field: $default,)+ ensemble: None, file: None, scratch: None }
             }
         }
 

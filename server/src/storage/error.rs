@@ -38,6 +38,14 @@ pub enum StorageError {
         /// What is wrong there.
         reason: String,
     },
+    /// A file with a configuration of the ensemble that makes no sense.
+    #[error("{}: {reason}", path.display())]
+    Configuration {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// What a leader sent is not its tree.
     #[error(
         "the tree that the leader sends cannot be read at offset {offset}: {reason}; it will be \
