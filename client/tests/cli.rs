@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what is missing fails the test")]
 
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_server::Server;
 use serde_json::Value;
@@ -337,5 +337,74 @@ async fn a_benchmark_measures_and_cleans_up() {
     let root = kept["kept"].as_str().unwrap();
     // Two folders beside the znodes.
     assert_eq!(cli.ok(&["getAllChildrenNumber", root]).await, "1236\n");
+    cli.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_benchmark_outlives_its_server() {
+    let data = tempfile::TempDir::new().unwrap();
+    let start = async |port| {
+        let server = Server::builder().data_dir(data.path()).client_port(port);
+        server.start().await.unwrap()
+    };
+    let cli = Cli {
+        server: start(0).await,
+    };
+    let address = cli.server.client_addr().unwrap();
+    let servers = address.to_string();
+    let bench = tokio::spawn(async move {
+        let load = "--output json bench --connections 3 --depth 4 --reads 50 --nodes 10";
+        let time = "--value-size 9 --duration 3 --warmup 0";
+        let words = load.split(' ').chain(time.split(' '));
+        run(
+            &["--server", &servers]
+                .into_iter()
+                .chain(words)
+                .collect::<Vec<_>>(),
+            "",
+        )
+        .await
+    });
+    // Only what is measured sets the data of a znode again.
+    let written = async {
+        loop {
+            let root = cli.ok(&["ls", "/"]).await;
+            let root = root
+                .trim_matches(['[', ']', '\n'])
+                .split(", ")
+                .next()
+                .unwrap();
+            let stat = cli.run(&["stat", &format!("/{root}/000000/000")]).await;
+            if stat.code == Some(0) && !stat.out.contains("dataVersion = 0\n") {
+                return;
+            }
+        }
+    };
+    timeout(DEADLINE, written).await.unwrap();
+    cli.stop().await;
+    let stopped = Instant::now();
+    let cli = Cli {
+        server: start(address.port()).await,
+    };
+    let away = stopped.elapsed();
+    let ran = bench.await.unwrap();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let measured: Value = serde_json::from_str(&ran.out).unwrap();
+    // Every session went on, and with it all was removed that the run had created.
+    assert_eq!(measured["errors"], serde_json::json!({}), "{measured}");
+    assert_eq!(
+        measured["lost_connections"].as_array().unwrap().len(),
+        3,
+        "{measured}"
+    );
+    assert!(
+        measured["writes"]["count"].as_u64().unwrap() > 0,
+        "{measured}"
+    );
+    assert!(
+        measured["longest_write_gap_ms"].as_f64().unwrap() > 0.0,
+        "{measured}"
+    );
+    assert_eq!(cli.ok(&["ls", "/"]).await, "[zookeeper]\n");
     cli.stop().await;
 }

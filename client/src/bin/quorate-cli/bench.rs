@@ -2,6 +2,7 @@
 //!
 //! It talks raw frames and not through the client library, so that what it measures is the server.
 
+mod connection;
 mod engine;
 mod report;
 mod requests;
@@ -30,7 +31,9 @@ use crate::OutputFormat;
 /// Loads a server and prints throughput, latency and what they cost.
 ///
 /// Creates znodes under a fresh parent, measures, and removes them. Works against any server of
-/// the ZooKeeper protocol. Without a mode it reads and writes random znodes for a while.
+/// the ZooKeeper protocol. Without a mode it reads and writes random znodes for a while. A
+/// connection that breaks meanwhile goes on with its session at the next server; how many did,
+/// what stayed without an answer, and the longest time without a write are told.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -38,6 +41,8 @@ Examples:
       16 connections with 16 requests in flight each, 90 % reads, for ten seconds
   quorate-cli bench --connections 1 --depth 1 --reads 0 --server-pid 4711
       the latency of one write at a time, and the CPU time that it costs the server
+  quorate-cli --server HOST1,HOST2,HOST3 bench --reads 70 --duration 60
+      what an ensemble does while one of its servers is killed
   quorate-cli bench --watchers 1000
       how long until a thousand watchers of one znode have heard of a change
   quorate-cli bench --create 1000000 --value-size 100 --server-pid 4711
@@ -266,7 +271,7 @@ impl<'a> Bench<'a> {
         let (args, layout, value) = (self.args, &self.layout, &self.value);
         let goal = Goal {
             until: Some(Instant::now() + length),
-            events: 0,
+            ..Goal::default()
         };
         let bar = time_bar(step, length);
         drive(&mut self.engines, &self.shared, goal, &bar, |_| Mixed {
@@ -310,8 +315,8 @@ impl<'a> Bench<'a> {
                 layout.touch_root(value, xid, out);
             });
             let goal = Goal {
-                until: None,
                 events: writer as u64,
+                ..Goal::default()
             };
             let tally = engine.run(&mut touch, goal, shared)?;
             check("telling the watchers", &tally)?;
@@ -494,6 +499,7 @@ fn drive<W: Work + Send>(
 ) -> Result<Tally, BenchError> {
     const REFRESH: Duration = Duration::from_millis(100);
     shared.done.store(0, Ordering::Relaxed);
+    shared.gaps.reset();
     let started = Instant::now();
     let total = std::thread::scope(|scope| {
         let (results, arrivals) = mpsc::channel();
@@ -524,6 +530,7 @@ fn drive<W: Work + Send>(
                 None => done,
             });
         }
+        total.longest_gap = shared.gaps.longest(goal.until);
         Ok(total)
     });
     bar.finish_and_clear();

@@ -4,32 +4,29 @@
 //! all connections, one read and one write for everything that a connection has ready, replies
 //! recognised by their headers and passed over, and nothing allocated for an operation.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Read, Write};
+use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use quorate_proto::jute::{Decode, Encode};
-use quorate_proto::{
-    ConnectRequest, ConnectResponse, ErrorCode, OpCode, ReplyHeader, frame, xid as special_xid,
-};
+use quorate_proto::{ErrorCode, OpCode};
 
 use super::BenchError;
+use super::connection::{Connection, SILENCE};
 use super::requests::{Kind, Once, Work, request};
-
-/// Asked of the server for every connection; long enough that an idle connection of a short run
-/// needs no heartbeats.
-const SESSION_TIMEOUT_MS: i32 = 60_000;
-
-/// How long a connection may take to be established, and a server to answer anything at all.
-const SILENCE: Duration = Duration::from_secs(20);
 
 /// One read takes this much: the replies to many requests, yet little enough to stay in the cache.
 const READ_SIZE: usize = 64 * 1024;
+
+const BOTH_WAYS: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// Time between two looks after the connections: while one of them has no server, and otherwise.
+const SOON: Duration = Duration::from_millis(5);
+const LATER: Duration = Duration::from_secs(1);
 
 /// Seen by all generator threads of a run, and by the thread that shows its progress.
 #[derive(Debug, Default)]
@@ -38,6 +35,56 @@ pub(super) struct Shared {
     pub(super) done: AtomicU64,
     /// Set to end the measurement early.
     pub(super) stop: AtomicBool,
+    pub(super) gaps: Gaps,
+}
+
+/// The longest time in which no write was acknowledged, on whatever connection.
+#[derive(Debug)]
+pub(super) struct Gaps {
+    start: Instant,
+    /// When the last write was acknowledged, in nanoseconds since the start; 0 for none yet.
+    last: AtomicU64,
+    longest: AtomicU64,
+}
+
+impl Default for Gaps {
+    fn default() -> Self {
+        Gaps {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+            longest: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Gaps {
+    /// Begins anew.
+    pub(super) fn reset(&self) {
+        self.last.store(0, Ordering::Relaxed);
+        self.longest.store(0, Ordering::Relaxed);
+    }
+
+    /// A write was acknowledged at this moment.
+    pub(super) fn acknowledged(&self, now: Instant) {
+        let now = self.nanos(now);
+        let last = self.last.swap(now, Ordering::Relaxed);
+        let gap = now.saturating_sub(last);
+        if last > 0 && gap > self.longest.load(Ordering::Relaxed) {
+            self.longest.fetch_max(gap, Ordering::Relaxed);
+        }
+    }
+
+    /// The longest gap; the one that was open when the phase ended counts too.
+    pub(super) fn longest(&self, end: Option<Instant>) -> Option<Duration> {
+        let last = Some(self.last.load(Ordering::Relaxed)).filter(|last| *last > 0)?;
+        let open = end.map_or(0, |end| self.nanos(end).saturating_sub(last));
+        let longest = self.longest.load(Ordering::Relaxed).max(open);
+        Some(Duration::from_nanos(longest))
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from((at - self.start).as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Shared {
@@ -58,6 +105,8 @@ pub(super) struct Tally {
     pub(super) lost: Vec<String>,
     /// From the first request to the last answer.
     pub(super) elapsed: Duration,
+    /// The longest time without an acknowledged write, if there were writes.
+    pub(super) longest_gap: Option<Duration>,
 }
 
 impl Tally {
@@ -72,6 +121,7 @@ impl Tally {
             unanswered: 0,
             lost: Vec::new(),
             elapsed: Duration::ZERO,
+            longest_gap: None,
         })
     }
 
@@ -93,10 +143,13 @@ impl Tally {
         Ok(())
     }
 
-    fn record(&mut self, kind: Kind, took: Duration, err: ErrorCode) {
+    pub(super) fn count_error(&mut self, err: ErrorCode) {
+        *self.errors.entry(err.0).or_default() += 1;
+    }
+
+    pub(super) fn record(&mut self, kind: Kind, took: Duration, err: ErrorCode) {
         if err != ErrorCode::OK {
-            *self.errors.entry(err.0).or_default() += 1;
-            return;
+            return self.count_error(err);
         }
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         match kind {
@@ -113,6 +166,9 @@ pub(super) struct Goal {
     pub(super) until: Option<Instant>,
     /// Waits for this many watch events.
     pub(super) events: u64,
+    /// Leaves connections closed that the server closes. Otherwise the session goes on at another
+    /// server.
+    pub(super) closing: bool,
 }
 
 /// The connections of one generator thread.
@@ -134,16 +190,17 @@ impl Engine {
         depth: usize,
     ) -> Result<Self, BenchError> {
         let poll = Poll::new()?;
+        let servers: Arc<[SocketAddr]> = servers.into();
         let mut connections = Vec::with_capacity(count);
         for index in 0..count {
-            let server = servers[(offset + index) % servers.len()];
-            let mut connection = Connection::open(server, depth)
-                .map_err(|source| BenchError::Connect { server, source })?;
-            poll.registry().register(
-                &mut connection.stream,
-                Token(index),
-                Interest::READABLE | Interest::WRITABLE,
-            )?;
+            let server = offset + index;
+            let connection = Connection::open(&servers, server, depth);
+            let mut connection = connection.map_err(|source| BenchError::Connect {
+                server: servers[server % servers.len()],
+                source,
+            })?;
+            poll.registry()
+                .register(connection.stream(), Token(index), BOTH_WAYS)?;
             connections.push(connection);
         }
         Ok(Engine {
@@ -168,20 +225,23 @@ impl Engine {
     ) -> Result<Tally, BenchError> {
         let mut tally = Tally::new()?;
         let started = Instant::now();
-        let mut heard = started;
-        let mut in_flight = 0;
-        let mut counted = 0;
+        let (mut heard, mut tended, mut counted) = (started, started, 0);
+        let open = |now| goal.until.is_none_or(|until| now < until) && !shared.is_stopped();
         for (index, connection) in self.connections.iter_mut().enumerate() {
-            if !shared.is_stopped() {
+            if open(started) {
                 connection.send(work, index, self.depth, started);
             }
             connection.settle(&mut tally);
-            in_flight += connection.flights.len();
         }
-        let alive = self.connections.iter().filter(|c| !c.settled).count();
-        let told = |tally: &Tally| tally.events >= goal.events || tally.lost.len() >= alive;
-        while in_flight > 0 || !(told(&tally) || shared.is_stopped()) {
-            match self.poll.poll(&mut self.events, Some(SILENCE)) {
+        let mut pending = self.pending();
+        loop {
+            let rejoins = !goal.closing && pending.apart > 0 && open(Instant::now());
+            let told = tally.events >= goal.events || !tally.lost.is_empty();
+            if pending.in_flight == 0 && !rejoins && (told || shared.is_stopped()) {
+                break;
+            }
+            let between = if pending.apart > 0 { SOON } else { LATER };
+            match self.poll.poll(&mut self.events, Some(between)) {
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
                 result => result?,
             }
@@ -191,24 +251,49 @@ impl Engine {
             for event in &self.events {
                 let Token(index) = event.token();
                 let connection = &mut self.connections[index];
-                let before = connection.flights.len();
-                heard = connection.receive(&mut self.buffer, &mut tally);
-                let open = goal.until.is_none_or(|until| heard < until) && !shared.is_stopped();
-                if open {
-                    connection.send(work, index, self.depth, heard);
+                pending.remove(connection);
+                let now = connection.receive(&mut self.buffer, &mut tally, &shared.gaps);
+                heard = heard.max(connection.heard());
+                if open(now) {
+                    connection.send(work, index, self.depth, now);
                 } else {
                     connection.flush();
                 }
                 connection.settle(&mut tally);
-                in_flight = in_flight + connection.flights.len() - before;
+                pending.add(connection);
             }
             shared
                 .done
                 .fetch_add(tally.operations() - counted, Ordering::Relaxed);
             counted = tally.operations();
+            if !goal.closing && tended.elapsed() >= between {
+                tended = Instant::now();
+                self.tend(tended, &mut tally)?;
+                pending = self.pending();
+            }
         }
         tally.elapsed = heard - started;
         Ok(tally)
+    }
+
+    /// Gives up servers that are silent, and goes on at others.
+    fn tend(&mut self, now: Instant, tally: &mut Tally) -> io::Result<()> {
+        for (index, connection) in self.connections.iter_mut().enumerate() {
+            if connection.tend(now) {
+                let (registry, stream) = (self.poll.registry(), connection.stream());
+                registry.register(stream, Token(index), BOTH_WAYS)?;
+            }
+            connection.settle(tally);
+        }
+        Ok(())
+    }
+
+    fn pending(&self) -> Pending {
+        let mut pending = Pending::default();
+        for connection in &self.connections {
+            pending.add(connection);
+        }
+        pending
     }
 
     /// Ends the sessions, so that the server does not have to wait for them to expire.
@@ -216,205 +301,52 @@ impl Engine {
         let mut work = Once::new(0..self.connections(), |xid, out| {
             request(OpCode::CloseSession, xid, out, |_| {});
         });
+        let goal = Goal {
+            closing: true,
+            ..Goal::default()
+        };
         // The run is over; a server that is gone by now takes nothing away from it.
-        let _ = self.run(&mut work, Goal::default(), &Shared::default());
+        let _ = self.run(&mut work, goal, &Shared::default());
     }
 }
 
-/// A request without an answer.
-struct Flight {
-    xid: i32,
-    kind: Kind,
-    sent: Instant,
+/// What the connections still wait for.
+#[derive(Default)]
+struct Pending {
+    /// Requests without an answer.
+    in_flight: usize,
+    /// Connections that no server has taken yet.
+    apart: usize,
 }
 
-/// Bytes in front of every reply's body: length and header.
-const HEAD: usize = frame::LENGTH_SIZE + ReplyHeader::MIN_SIZE;
-
-struct Connection {
-    server: SocketAddr,
-    stream: TcpStream,
-    /// Encoded requests; those before `written` are on their way.
-    out: Vec<u8>,
-    written: usize,
-    /// The head of the reply that is coming in, filled up to `head_len`.
-    head: [u8; HEAD],
-    head_len: usize,
-    /// Bytes of its body that are still to come.
-    body_left: usize,
-    flights: VecDeque<Flight>,
-    next_xid: i32,
-    failure: Option<String>,
-    /// The failure has been counted.
-    settled: bool,
-}
-
-impl Connection {
-    /// Connects and opens a session. Blocks.
-    fn open(server: SocketAddr, depth: usize) -> io::Result<Self> {
-        let mut stream = std::net::TcpStream::connect_timeout(&server, SILENCE)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(SILENCE))?;
-        shake_hands(&mut stream)?;
-        stream.set_nonblocking(true)?;
-        Ok(Connection {
-            server,
-            stream: TcpStream::from_std(stream),
-            out: Vec::new(),
-            written: 0,
-            head: [0; HEAD],
-            head_len: 0,
-            body_left: 0,
-            flights: VecDeque::with_capacity(depth),
-            next_xid: 1,
-            failure: None,
-            settled: false,
-        })
+impl Pending {
+    fn add(&mut self, connection: &Connection) {
+        self.in_flight += connection.in_flight();
+        self.apart += usize::from(connection.is_apart());
     }
 
-    /// Fills up to `depth` requests in flight and writes what the socket takes.
-    fn send(&mut self, work: &mut impl Work, index: usize, depth: usize, now: Instant) {
-        while self.failure.is_none() && self.flights.len() < depth {
-            let Some(kind) = work.next(index, self.next_xid, &mut self.out) else {
-                break;
-            };
-            self.flights.push_back(Flight {
-                xid: self.next_xid,
-                kind,
-                sent: now,
-            });
-            self.next_xid = self.next_xid.checked_add(1).unwrap_or(1);
-        }
-        self.flush();
-    }
-
-    fn flush(&mut self) {
-        while self.failure.is_none() && self.written < self.out.len() {
-            match self.stream.write(&self.out[self.written..]) {
-                Ok(n) => self.written += n,
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return,
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                Err(err) => self.fail(&err),
-            }
-        }
-        self.out.clear();
-        self.written = 0;
-    }
-
-    /// Reads all that has arrived and answers the moment at which it did.
-    fn receive(&mut self, buffer: &mut [u8], tally: &mut Tally) -> Instant {
-        let mut now = Instant::now();
-        while self.failure.is_none() {
-            match self.stream.read(buffer) {
-                Ok(0) => self.fail(&"closed by the server"),
-                Ok(n) => {
-                    now = Instant::now();
-                    self.parse(&buffer[..n], now, tally);
-                    // Less than was asked for is all there is; the next byte wakes the loop.
-                    if n < buffer.len() {
-                        break;
-                    }
-                }
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => break,
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                Err(err) => self.fail(&err),
-            }
-        }
-        now
-    }
-
-    /// Recognises replies by their heads; bodies are passed over.
-    fn parse(&mut self, mut input: &[u8], now: Instant, tally: &mut Tally) {
-        while !input.is_empty() {
-            if self.head_len < HEAD {
-                let n = input.len().min(HEAD - self.head_len);
-                self.head[self.head_len..self.head_len + n].copy_from_slice(&input[..n]);
-                self.head_len += n;
-                input = &input[n..];
-                if self.head_len < HEAD {
-                    return;
-                }
-                let [a, b, c, d, ..] = self.head;
-                match usize::try_from(i32::from_be_bytes([a, b, c, d])) {
-                    Ok(len) if len >= ReplyHeader::MIN_SIZE => {
-                        self.body_left = len - ReplyHeader::MIN_SIZE;
-                    }
-                    _ => return self.fail(&"a reply of impossible length"),
-                }
-            }
-            let n = input.len().min(self.body_left);
-            self.body_left -= n;
-            input = &input[n..];
-            if self.body_left == 0 {
-                self.head_len = 0;
-                match ReplyHeader::from_slice(&self.head[frame::LENGTH_SIZE..]) {
-                    Ok(header) => self.complete(&header, now, tally),
-                    Err(err) => return self.fail(&err),
-                }
-            }
-        }
-    }
-
-    fn complete(&mut self, header: &ReplyHeader, now: Instant, tally: &mut Tally) {
-        if header.xid == special_xid::NOTIFICATION {
-            tally.events += 1;
-            return;
-        }
-        match self.flights.pop_front() {
-            Some(flight) if flight.xid == header.xid => {
-                tally.record(flight.kind, now - flight.sent, header.err);
-            }
-            _ => self.fail(&"a reply to no request, or out of order"),
-        }
-    }
-
-    fn fail(&mut self, reason: &dyn std::fmt::Display) {
-        self.failure = Some(format!("connection to {}: {reason}", self.server));
-    }
-
-    /// Counts a failure once, and the requests that will have no answer.
-    fn settle(&mut self, tally: &mut Tally) {
-        if let Some(reason) = &self.failure
-            && !self.settled
-        {
-            self.settled = true;
-            tally.lost.push(reason.clone());
-            tally.unanswered += self.flights.len() as u64;
-            self.flights.clear();
-        }
+    fn remove(&mut self, connection: &Connection) {
+        self.in_flight -= connection.in_flight();
+        self.apart -= usize::from(connection.is_apart());
     }
 }
 
-/// Opens a new session on a connected, blocking stream.
-fn shake_hands(stream: &mut std::net::TcpStream) -> io::Result<()> {
-    let mut out = Vec::new();
-    frame::write(&mut out, |out| {
-        ConnectRequest {
-            protocol_version: 0,
-            last_zxid_seen: 0,
-            timeout: SESSION_TIMEOUT_MS,
-            session_id: 0,
-            password: Some(&[0; 16]),
-            read_only: Some(false),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_gap_is_found_over_all_connections_and_to_the_end() {
+        let gaps = Gaps::default();
+        let at = |ms| gaps.start + Duration::from_millis(ms);
+        assert_eq!(gaps.longest(Some(at(50))), None);
+        for ms in [10, 12, 30, 29, 35] {
+            gaps.acknowledged(at(ms));
         }
-        .encode(out);
-    });
-    stream.write_all(&out)?;
-    let mut length = [0; frame::LENGTH_SIZE];
-    stream.read_exact(&mut length)?;
-    // The longest answer is 37 bytes; nothing larger is a ZooKeeper server's.
-    const LONGEST: usize = 64;
-    let len = usize::try_from(i32::from_be_bytes(length))
-        .ok()
-        .filter(|len| *len <= LONGEST)
-        .ok_or_else(|| {
-            io::Error::other("what listens there does not speak ZooKeeper's protocol")
-        })?;
-    let mut body = [0; LONGEST];
-    stream.read_exact(&mut body[..len])?;
-    let response = ConnectResponse::from_slice(&body[..len]).map_err(io::Error::other)?;
-    if response.timeout <= 0 {
-        return Err(io::Error::other("the server refused to open a session"));
+        assert_eq!(gaps.longest(None), Some(Duration::from_millis(18)));
+        assert_eq!(gaps.longest(Some(at(40))), Some(Duration::from_millis(18)));
+        assert_eq!(gaps.longest(Some(at(60))), Some(Duration::from_millis(25)));
+        gaps.reset();
+        assert_eq!(gaps.longest(Some(at(60))), None);
     }
-    Ok(())
 }

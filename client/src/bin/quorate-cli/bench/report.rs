@@ -1,5 +1,6 @@
 //! What a run prints, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -178,6 +179,13 @@ impl Load {
                 self.write_latencies(out, name, latencies)?;
             }
         }
+        if let Some(gap) = self.tally.longest_gap {
+            line(
+                out,
+                "longest gap",
+                format_args!("{} between acknowledged writes", human(gap)),
+            )?;
+        }
         self.write_errors(out)?;
         line(
             out,
@@ -231,8 +239,12 @@ impl Load {
             let count = thousands(tally.unanswered);
             line(out, "errors", format_args!("{count} × no answer"))?;
         }
-        for lost in &tally.lost {
-            line(out, "lost", format_args!("{lost}"))?;
+        let mut lost = BTreeMap::new();
+        for reason in &tally.lost {
+            *lost.entry(reason).or_insert(0u64) += 1;
+        }
+        for (reason, count) in lost {
+            line(out, "lost", format_args!("{} × {reason}", thousands(count)))?;
         }
         Ok(())
     }
@@ -265,6 +277,7 @@ impl Load {
             "operations_per_s": round(self.rate(tally.operations())),
             "reads": self.latencies_json(&tally.reads),
             "writes": self.latencies_json(&tally.writes),
+            "longest_write_gap_ms": tally.longest_gap.map(|gap| round(gap.as_secs_f64() * 1e3)),
             "errors": errors,
             "unanswered": tally.unanswered,
             "lost_connections": tally.lost,
