@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::hold::{Hold, HoldState, LostReason};
+use crate::protect::Protected;
 
 /// Proof that something is held, such as a [`Lock`](crate::Lock), for as long as it is.
 ///
@@ -72,9 +73,20 @@ impl Guard {
         self.hold.state()
     }
 
+    /// Lets go, but leaves the znode to the caller; fails if it was lost.
+    pub(crate) fn into_node(self) -> Result<Protected, Error> {
+        self.check()?;
+        let node = self.hold.end(LostReason::Released);
+        node.ok_or_else(|| self.hold.lost(LostReason::NodeDeleted))
+    }
+
     /// The error for what was found to be lost.
     pub(crate) fn lost_as(&self, reason: LostReason) -> Error {
         self.hold.lost(reason)
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.hold.client
     }
 
     /// Fails if it is lost.
@@ -149,12 +161,9 @@ impl Guard {
     ///
     /// Cancel safe: dropping the future leaves the rest to the background.
     pub async fn release(self) -> Result<(), Error> {
-        let lost = |reason| Err(self.hold.lost(reason));
-        self.check()?;
-        let Some(node) = self.hold.end(LostReason::Released) else {
-            return lost(LostReason::NodeDeleted);
-        };
-        match node.delete().await {
+        let hold = Arc::clone(&self.hold);
+        let lost = |reason| Err(hold.lost(reason));
+        match self.into_node()?.delete().await {
             Ok(true) => Ok(()),
             Ok(false) => lost(LostReason::NodeDeleted),
             Err(error) => match LostReason::of(&error) {

@@ -40,6 +40,14 @@ impl Layout {
         })
     }
 
+    /// The names of the candidates of an election.
+    pub(crate) fn candidate(self) -> Naming {
+        self.exclusive(match self {
+            Layout::Curator => &["latch-"],
+            Layout::Kazoo => &["__lock__"],
+        })
+    }
+
     /// The names of those who wait to write, or do, beside readers.
     pub(crate) fn writer(self) -> Naming {
         self.exclusive(match self {

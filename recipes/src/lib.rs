@@ -27,6 +27,9 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+mod barrier;
+mod double_barrier;
+mod election;
 mod error;
 mod guard;
 mod hold;
@@ -40,6 +43,9 @@ mod semaphore;
 mod settings;
 mod simple_lock;
 
+pub use barrier::Barrier;
+pub use double_barrier::{DoubleBarrier, Inside};
+pub use election::{Candidacy, Election, Leadership};
 pub use error::Error;
 pub use guard::{FencedTransaction, FencingToken, Guard, MultiGuard};
 pub use hold::{HoldState, LostReason};

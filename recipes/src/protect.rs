@@ -244,6 +244,27 @@ impl Protected {
         })
     }
 
+    /// Deletes the znode, and `other` with it if that exists, and waits until it is gone.
+    ///
+    /// Dropping the future leaves the rest to the background.
+    pub(crate) async fn delete_with(mut self, other: &str) -> Result<(), Error> {
+        let path = self.path().to_owned();
+        let both = || {
+            let transaction = self.client.transaction();
+            transaction.delete(&path, None).delete(other, None).commit()
+        };
+        match patient().run_idempotent(both).await {
+            Ok(_) => {}
+            Err(Error::Transaction { index: 0, source })
+                if matches!(*source, Error::NoNode { .. }) => {}
+            // The other one is gone already, or is not to be deleted.
+            Err(Error::Transaction { .. }) => return self.delete().await.map(drop),
+            Err(error) => return Err(error),
+        }
+        self.existence = Existence::No;
+        Ok(())
+    }
+
     /// Deletes the znode and waits until it is gone. Answers whether it had been there.
     ///
     /// Dropping the future leaves the rest to the background.

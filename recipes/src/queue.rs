@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use quorate_client::{Client, Error as ClientError, EventKind, SessionId};
+use quorate_client::{Client, Error as ClientError, EventKind, SessionId, Stat};
 use tokio::time::timeout;
 use tracing::{Instrument, debug_span, warn};
 
@@ -117,6 +117,17 @@ impl<'a> Queue<'a> {
         Ok(contenders)
     }
 
+    /// The path of who is in front of everybody, by the numbers.
+    pub(crate) async fn first(self) -> Result<Option<String>, Error> {
+        let names = self.names().await?.into_iter();
+        let numbered = names.filter_map(|(name, contender)| match contender {
+            Child::Rival(sequence) | Child::Fellow(sequence) => Some((name, sequence)),
+            Child::Foreign | Child::Unrelated => None,
+        });
+        let first = numbered.min_by(|(_, a), (_, b)| a.behind(*b).cmp(&0));
+        Ok(first.map(|(name, _)| join(self.0.path, &name)))
+    }
+
     /// Everybody in the queue, in order. The server that answers catches up with the leader before.
     pub(crate) async fn contenders(self) -> Result<Vec<Contender>, Error> {
         let Site { client, path, .. } = self.0;
@@ -151,14 +162,7 @@ pub(crate) async fn read_contenders(
         let reads: Vec<_> = paths.iter().map(|path| client.get_data(path)).collect();
         for (node, found) in paths.iter().zip(reads) {
             match found.await {
-                Ok((data, stat)) => contenders.push(Contender {
-                    node: node.clone(),
-                    token: FencingToken(stat.czxid),
-                    session: SessionId(stat.ephemeral_owner),
-                    since: UNIX_EPOCH
-                        + Duration::from_millis(u64::try_from(stat.ctime).unwrap_or(0)),
-                    data,
-                }),
+                Ok((data, stat)) => contenders.push(Contender::new(node.clone(), data, &stat)),
                 // It has left since the list was made.
                 Err(ClientError::NoNode { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -186,6 +190,18 @@ pub struct Contender {
     pub since: SystemTime,
     /// What it says about itself, such as by [`Lock::data`](crate::Lock::data).
     pub data: Bytes,
+}
+
+impl Contender {
+    pub(crate) fn new(node: String, data: Bytes, stat: &Stat) -> Self {
+        Contender {
+            node,
+            token: FencingToken(stat.czxid),
+            session: SessionId(stat.ephemeral_owner),
+            since: UNIX_EPOCH + Duration::from_millis(u64::try_from(stat.ctime).unwrap_or(0)),
+            data,
+        }
+    }
 }
 
 impl Place<'_> {

@@ -45,6 +45,10 @@ impl SimpleLock {
         }
     }
 
+    pub(crate) fn with_settings(settings: Settings) -> Self {
+        SimpleLock { settings }
+    }
+
     setters!(data, acl);
 
     /// Waits until the znode could be created.

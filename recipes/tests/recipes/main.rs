@@ -5,6 +5,8 @@
     reason = "a step that fails is a test that fails"
 )]
 
+mod barrier;
+mod election;
 mod history;
 mod lock;
 mod locks;
