@@ -225,7 +225,8 @@ impl LatchedDisk {
         result.inspect_err(|err| self.close(err))
     }
 
-    fn close(&self, err: &StorageError) {
+    /// Closes the latch: nothing that is on the disk can be relied on.
+    pub(super) fn close(&self, err: &StorageError) {
         if !matches!(err, StorageError::Stopped(_)) && self.failure.set(err.clone()).is_ok() {
             tracing::error!(%err, "storage stops at a failed write");
         }
@@ -287,11 +288,6 @@ impl LatchedDisk {
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,
         })
-    }
-
-    /// Removes a file that must not stay. One that is gone already is no failure.
-    pub fn discard(&self, path: &Path) -> Result<(), StorageError> {
-        self.remove(path).inspect_err(|err| self.close(err))
     }
 
     /// Makes the names in `dir` durable.

@@ -254,11 +254,7 @@ impl Storage {
         };
         let mut rewrites = self.rewrites.lock();
         *rewrites += 1;
-        snapshot.publish(&self.disk)?;
-        match Rewrite::pending(&self.disk, &self.dirs)? {
-            Some(rewrite) => rewrite.complete(&self.disk, &self.dirs, None),
-            None => Ok(()),
-        }
+        Rewrite::install(&self.disk, snapshot)?.complete(&self.disk, &self.dirs, None)
     }
 
     /// Removes the snapshots and logs that are not needed if the newest `retain` snapshots are

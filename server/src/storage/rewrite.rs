@@ -12,6 +12,7 @@ use super::disk::LatchedDisk;
 use super::error::StorageError;
 use super::files::{self, DataFile, FileKind};
 use super::log;
+use super::snapshot::{Compression, Unnamed, Written};
 
 /// A change that was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +46,16 @@ impl Rewrite {
         Ok(rewrite)
     }
 
+    /// Decides that a snapshot takes the place of everything.
+    pub(super) fn install(disk: &LatchedDisk, snapshot: Unnamed) -> Result<Self, StorageError> {
+        let Written {
+            path, zxid, len, ..
+        } = snapshot.publish(disk)?;
+        let name = path.file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        Ok(Rewrite::Install(DataFile { name, zxid, len }))
+    }
+
     /// The file whose name says that it was decided.
     pub(super) fn mark(&self, dirs: &Dirs) -> PathBuf {
         match self {
@@ -54,16 +65,19 @@ impl Rewrite {
     }
 
     /// Completes it. `base` is the snapshot that what is left of a cut history begins with.
+    ///
+    /// Once it fails, storage takes nothing more: recovery is going to remove all that is newer.
     pub(super) fn complete(
         &self,
         disk: &LatchedDisk,
         dirs: &Dirs,
         base: Option<&Path>,
     ) -> Result<(), StorageError> {
-        match self {
+        let completed = match self {
             Rewrite::Truncate(zxid) => self.complete_truncation(disk, dirs, base, *zxid),
             Rewrite::Install(snapshot) => self.complete_installation(disk, dirs, snapshot),
-        }
+        };
+        completed.inspect_err(|err| disk.close(err))
     }
 
     fn complete_truncation(
@@ -79,7 +93,7 @@ impl Rewrite {
             if Some(path.as_path()) == base {
                 break;
             }
-            disk.discard(&path)?;
+            disk.remove(&path)?;
         }
         for log in newest_first(disk, &dirs.log, FileKind::Log)? {
             let path = dirs.log.join(log.name);
@@ -87,10 +101,10 @@ impl Rewrite {
                 log::cut(disk, &path, zxid)?;
                 break;
             }
-            disk.discard(&path)?;
+            disk.remove(&path)?;
         }
         self.sync_dirs(disk, dirs)?;
-        disk.discard(&self.mark(dirs))?;
+        disk.remove(&self.mark(dirs))?;
         disk.sync_dir(&dirs.data)
     }
 
@@ -104,12 +118,12 @@ impl Rewrite {
     ) -> Result<(), StorageError> {
         for (dir, kind) in [(&dirs.data, FileKind::Snapshot), (&dirs.log, FileKind::Log)] {
             for file in newest_first(disk, dir, kind)? {
-                disk.discard(&dir.join(file.name))?;
+                disk.remove(&dir.join(file.name))?;
             }
         }
         self.sync_dirs(disk, dirs)?;
         let mark = self.mark(dirs);
-        let suffix = super::Compression::of(&snapshot.name).suffix();
+        let suffix = Compression::of(&snapshot.name).suffix();
         let name = files::name(FileKind::Snapshot, snapshot.zxid, suffix);
         disk.rename(&mark, &dirs.data.join(name))?;
         disk.sync_dir(&dirs.data)

@@ -2,15 +2,16 @@
 //! what learners get to read.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
-use quorate_proto::jute::Encode;
+use quorate_proto::jute::{Decode, Encode};
 use quorate_proto::{CreateTxn, Txn, TxnDigest, TxnEntry, TxnHeader};
 use quorate_server::storage::epoch::EpochFile;
 use quorate_server::storage::mem_disk::{MemDisk, Verb};
 use quorate_server::storage::replica::Replica;
-use quorate_server::storage::snapshot::StillTree;
-use quorate_server::storage::{Storage, StorageError};
+use quorate_server::storage::snapshot::{Head, Progress, Source, StillTree, Tail};
+use quorate_server::storage::{Case, Storage, StorageError};
 use quorate_server::tree::Tree;
 use quorate_server::zab::{Entry, LogRead, zxid_of};
 
@@ -70,7 +71,6 @@ impl History {
     fn tree(&self, zxid: i64) -> Tree {
         let mut tree = Tree::new();
         for entry in self.entries.iter().filter(|entry| entry.zxid <= zxid) {
-            use quorate_proto::jute::Decode;
             let entry = TxnEntry::from_slice(&entry.bytes).unwrap();
             tree.apply(&entry.header, &entry.txn, &mut ());
         }
@@ -341,6 +341,246 @@ fn a_member_without_a_database_begins_one_with_its_first_transaction() {
     replica.sync().unwrap();
     let last = recovers(&disk.lose_power(1), &[&history], "begun");
     assert_eq!(last, zxid_of(1, 1));
+}
+
+/// An entry that nobody is going to apply.
+fn filler(zxid: i64, len: usize) -> Entry {
+    let mut bytes = vec![zxid as u8; 32 + len];
+    bytes[12..20].copy_from_slice(&zxid.to_be_bytes());
+    Entry {
+        zxid,
+        bytes: Bytes::from(bytes),
+    }
+}
+
+/// Reads up to `last` as it becomes durable; answers the place behind which there was a gap.
+fn follow(storage: &Storage, durable: &AtomicI64, last: i64, limit: usize) -> Option<i64> {
+    let mut range = storage.log_range();
+    let mut place = 0;
+    while place < last {
+        let upto = durable.load(Ordering::Acquire);
+        match range.read(place, upto, limit) {
+            LogRead::Gap => return Some(place),
+            LogRead::Entries(entries) => {
+                for entry in entries {
+                    let first = entry.zxid >> 32 != place >> 32;
+                    let next = if first { zxid_of(2, 1) } else { place + 1 };
+                    assert_eq!(entry, filler(next, (next % 900) as usize));
+                    place = entry.zxid;
+                }
+                assert!(place <= upto);
+            }
+        }
+        std::thread::yield_now();
+    }
+    None
+}
+
+#[test]
+fn a_learner_reads_a_log_that_is_being_written() {
+    let disk = MemDisk::new();
+    let storage = storage(&disk);
+    storage.recover().unwrap();
+    let mut replica = Replica::new(storage.clone(), 0);
+    let durable = AtomicI64::new(0);
+    let last = zxid_of(2, 1500);
+    std::thread::scope(|scope| {
+        let (storage, durable) = (&storage, &durable);
+        let readers = [0, 5_000, 1 << 20]
+            .map(|limit| scope.spawn(move || follow(storage, durable, last, limit)));
+        let zxids = (1..=1500).chain((1..=1500).map(|counter| zxid_of(2, counter)));
+        let entries: Vec<_> = zxids.map(|z| filler(z, (z % 900) as usize)).collect();
+        for (at, batch) in entries.chunks(7).enumerate() {
+            replica.append(batch).unwrap();
+            replica.sync().unwrap();
+            durable.store(replica.last_zxid(), Ordering::Release);
+            if at % 50 == 49 {
+                replica.roll().unwrap();
+            }
+        }
+        for reader in readers {
+            assert_eq!(reader.join().unwrap(), None);
+        }
+    });
+}
+
+#[test]
+fn what_is_purged_while_a_learner_reads_is_a_gap() {
+    let disk = MemDisk::new();
+    let storage = storage(&disk);
+    storage.recover().unwrap();
+    let mut replica = Replica::new(storage.clone(), 0);
+    let history = History::new(1..=60, "a");
+    let mut range = storage.log_range();
+    for (at, batch) in history.entries.chunks(10).enumerate() {
+        replica.append(batch).unwrap();
+        replica.roll().unwrap();
+        let tree = history.tree(replica.last_zxid());
+        storage.write_snapshot(&mut StillTree::new(&tree)).unwrap();
+        if at == 0 {
+            let read = range.read(0, 10, 0);
+            assert!(matches!(read, LogRead::Entries(entries) if entries.len() == 1));
+        }
+    }
+    assert!(!storage.purge(3).unwrap().removed.is_empty());
+    let mut place = 1;
+    while let LogRead::Entries(entries) = range.read(place, 60, 500) {
+        assert_eq!(entries.first().unwrap().zxid, place + 1);
+        place = entries.last().unwrap().zxid;
+    }
+    assert_eq!(place, 10, "the file that was open stays readable");
+    let kept = storage.log_range().read(30, 60, 1 << 20);
+    assert!(matches!(kept, LogRead::Entries(_)));
+    assert_eq!(recovers(&disk, &[&history], "purged"), 60);
+}
+
+/// Lets something happen while a snapshot is taken.
+struct Meanwhile<'a, F>(StillTree<'a>, Option<F>);
+
+impl<F: FnOnce()> Source for Meanwhile<'_, F> {
+    fn head(&mut self) -> Head {
+        self.0.head()
+    }
+
+    fn nodes(&mut self, out: &mut Vec<u8>) -> Progress {
+        if let Some(act) = self.1.take() {
+            act();
+        }
+        self.0.nodes(out)
+    }
+
+    fn tail(&mut self) -> Tail {
+        self.0.tail()
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_history_that_is_no_more_gets_no_name() {
+    let history = three_epochs();
+    let installed = History::new([1], "leader").tree(1);
+    for install in [false, true] {
+        let disk = MemDisk::new();
+        let storage = storage(&disk);
+        let mut replica = write(&storage, &history).unwrap();
+        let tree = history.tree(zxid_of(3, 3));
+        let act = || match install {
+            true => replica.install(&installed).unwrap(),
+            false => drop(replica.truncate(zxid_of(3, 1)).unwrap().unwrap()),
+        };
+        let mut source = Meanwhile(StillTree::new(&tree), Some(act));
+        assert_eq!(storage.write_snapshot(&mut source).unwrap(), None);
+        let names = disk.names(DATA);
+        assert!(
+            names.iter().all(|name| !name.contains("300000003")),
+            "{names:?}"
+        );
+    }
+}
+
+/// A snapshot that shows more than its name says.
+struct Ahead<'a> {
+    tree: &'a Tree,
+    zxid: i64,
+    end: Option<i64>,
+}
+
+impl Source for Ahead<'_> {
+    fn head(&mut self) -> Head {
+        let zxid = self.zxid;
+        Head {
+            zxid,
+            ..Head::of(self.tree)
+        }
+    }
+
+    fn nodes(&mut self, out: &mut Vec<u8>) -> Progress {
+        StillTree::new(self.tree).nodes(out)
+    }
+
+    fn tail(&mut self) -> Tail {
+        Tail {
+            digest: self.end.map(|end| (end, self.tree.digest())),
+            last_zxid: None,
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_that_shows_what_is_cut_off_goes_with_it() {
+    let history = three_epochs();
+    let (disk, mut replica) = member(&history);
+    // Named after (2,4), and yet it shows what came up to (3,1); another tells nothing.
+    let ahead = history.tree(zxid_of(3, 1));
+    for (zxid, end) in [(zxid_of(2, 4), Some(zxid_of(3, 1))), (zxid_of(2, 5), None)] {
+        let mut source = Ahead {
+            tree: &ahead,
+            zxid,
+            end,
+        };
+        storage(&disk).write_snapshot(&mut source).unwrap().unwrap();
+    }
+    let cut = zxid_of(2, 5);
+    let tree = replica.truncate(cut).unwrap().unwrap();
+    assert_eq!(tree.digest(), history.digests[&cut]);
+    assert_eq!(recovers(&disk, &[&history], "cut"), cut);
+}
+
+#[test]
+fn a_snapshot_tells_of_transactions_that_the_log_lacks() {
+    let history = three_epochs();
+    let (disk, _) = member(&history);
+    // A leader's tree of (2,7), as Apache's servers leave the logs from before beside it.
+    let leaders = History::new([1, zxid_of(2, 7)], "leader").tree(zxid_of(2, 7));
+    storage(&disk)
+        .write_snapshot(&mut StillTree::new(&leaders))
+        .unwrap();
+    let read = |after| {
+        storage(&disk)
+            .log_range()
+            .read(after, zxid_of(3, 3), 1 << 20)
+    };
+    let LogRead::Entries(entries) = read(zxid_of(2, 3)) else {
+        panic!("there are some");
+    };
+    assert_eq!(entries.last().unwrap().zxid, zxid_of(2, 5));
+    assert!(matches!(read(zxid_of(2, 5)), LogRead::Gap));
+    assert!(matches!(read(zxid_of(2, 7)), LogRead::Entries(entries) if entries.len() == 3));
+    let recent = storage(&disk).recent(zxid_of(3, 3), 100, 1 << 20).unwrap();
+    assert_eq!(recent.first().unwrap().zxid, zxid_of(3, 1));
+    // Without it, what is left makes no history, though the numbers would fit.
+    for name in disk.names(DATA) {
+        if name.starts_with("snapshot.3") || name == "snapshot.200000007" {
+            disk.damage(crate::support::path(&name), 40, 1);
+        }
+    }
+    let err = storage(&disk).recover().unwrap_err();
+    assert_eq!(err.case(), Some(Case::Hole), "{err}");
+}
+
+#[test]
+fn the_directory_of_an_apache_server_is_cut_and_read() {
+    let (whole, _) = crate::support::fixture("ensemble-member");
+    let last = zxid_of(3, 0x19);
+    let read = storage(&whole)
+        .log_range()
+        .read(zxid_of(2, 0), last, usize::MAX);
+    let LogRead::Entries(entries) = read else {
+        panic!("the log is whole");
+    };
+    assert_eq!(entries.len(), 0x123 + 0x19);
+    let recent = storage(&whole).recent(last, 500, 1 << 20).unwrap();
+    assert_eq!(recent, entries);
+    for entry in entries.iter().step_by(23).chain(entries.last()) {
+        let disk = whole.kill();
+        let mut replica = Replica::new(storage(&disk), last);
+        let tree = replica.truncate(entry.zxid).unwrap().unwrap();
+        let logged = TxnEntry::from_slice(&entry.bytes).unwrap().digest;
+        assert_eq!(Some(tree.digest()), logged.or(Some(tree.digest())));
+        let recovered = storage(&disk).recover().unwrap();
+        assert_eq!(recovered.report.last_zxid, entry.zxid);
+        assert_eq!(recovered.tree.digest(), tree.digest());
+        assert_eq!(recovered.report.digests_different, 0);
+    }
 }
 
 #[test]
