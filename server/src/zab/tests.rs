@@ -139,6 +139,16 @@ impl Cluster {
             serves: false,
             events: Vec::new(),
         };
+        let reachable = |to| {
+            (
+                to,
+                Input::Reachable {
+                    sid,
+                    reachable: true,
+                },
+            )
+        };
+        self.queue.extend(self.nodes.keys().copied().map(reachable));
         self.nodes.insert(sid, node);
         self.queue.push_back((sid, Input::Wake));
     }
@@ -373,7 +383,7 @@ impl Cluster {
     fn assert_same(&self) {
         let leader = &self.nodes[&self.leader()];
         for (sid, node) in &self.nodes {
-            assert!(node.serves, "{sid} does not serve: {:?}", node.peer.role());
+            assert!(node.serves, "{sid} does not serve");
             assert_eq!(zxids(&node.tree), zxids(&leader.tree), "tree of {sid}");
             assert_eq!(node.all(), leader.all(), "history of {sid}");
             assert_eq!(node.epochs, leader.epochs, "epochs of {sid}");
@@ -429,4 +439,236 @@ fn an_ensemble_begins_proposes_and_commits() {
         cluster.assert_same();
         assert_eq!(cluster.nodes[&1].tree.len(), 8);
     }
+}
+
+/// A leader, whose history is `ours`, and a member that comes back with `theirs`: returns what the
+/// latter was sent first.
+fn sync(ours: Vec<Entry>, base: Vec<Entry>, theirs: Vec<Entry>) -> Packet {
+    let mut cluster = Cluster::new(3, 0);
+    cluster.start(2, (3, 3), ours.clone());
+    cluster.start(3, (3, 3), ours);
+    cluster.run();
+    cluster.advance(300);
+    assert_eq!(cluster.leader(), 3);
+    cluster.seen.clear();
+    let epoch = theirs.last().map_or(0, |entry| epoch_of(entry.zxid));
+    cluster.start_from(1, (epoch, epoch), base, theirs);
+    cluster.run();
+    cluster.advance(1000);
+    cluster.assert_same();
+    cluster.propose(3);
+    cluster.assert_same();
+    let first = cluster.seen.iter().find_map(|(sid, packet)| {
+        let begins = matches!(
+            packet,
+            Packet::Diff { .. } | Packet::Truncate { .. } | Packet::Snapshot { .. }
+        );
+        (*sid == 1 && begins).then(|| packet.clone())
+    });
+    first.unwrap()
+}
+
+#[test]
+fn a_learner_is_sent_what_it_lacks() {
+    let ours = || [entries(1, 1..=5), entries(3, 1..=4)].concat();
+    let last = zxid_of(3, 4);
+    let diff = Packet::Diff { zxid: last };
+    let tree = Packet::Snapshot { zxid: last };
+    let cut = |epoch, counter| Packet::Truncate {
+        zxid: zxid_of(epoch, counter),
+    };
+    let cases = [
+        ("the same", ours(), diff.clone()),
+        ("nothing", Vec::new(), diff.clone()),
+        ("a part", entries(1, 1..=3), diff.clone()),
+        ("all of an older epoch", entries(1, 1..=5), diff),
+        ("more of an older epoch", entries(1, 1..=8), cut(1, 5)),
+        (
+            "more of the newest",
+            [ours(), entries(3, 5..=9)].concat(),
+            cut(3, 4),
+        ),
+        (
+            "an epoch of which nothing was kept",
+            [entries(1, 1..=5), entries(2, 1..=2)].concat(),
+            tree,
+        ),
+    ];
+    for (case, theirs, expected) in cases {
+        assert_eq!(sync(ours(), Vec::new(), theirs), expected, "{case}");
+    }
+}
+
+#[test]
+fn a_learner_that_lags_is_served_from_the_log_on_disk() {
+    let ours = || entries(3, 1..=1234);
+    let zxid = zxid_of(3, 1234);
+    let first = sync(ours(), Vec::new(), entries(3, 1..=7));
+    assert_eq!(first, Packet::Diff { zxid });
+    let first = sync(ours(), Vec::new(), Vec::new());
+    assert_eq!(first, Packet::Diff { zxid });
+    // It has what never was in the log.
+    let theirs = [entries(1, 1..=2)].concat();
+    assert_eq!(sync(ours(), Vec::new(), theirs), Packet::Snapshot { zxid });
+}
+
+#[test]
+fn a_log_that_cannot_be_cut_is_replaced_by_the_tree() {
+    let ours = entries(1, 1..=5);
+    let first = sync(ours, entries(1, 1..=8), Vec::new());
+    let zxid = zxid_of(1, 5);
+    assert_eq!(first, Packet::Truncate { zxid });
+}
+
+#[test]
+fn members_that_talk_as_apaches_do_are_understood() {
+    for plain in [vec![1], vec![1, 2, 3], vec![3], vec![4]] {
+        let mut cluster = Cluster::new(3, 1);
+        cluster.plain = plain.into_iter().collect();
+        cluster.start(2, (1, 1), entries(1, 1..=9));
+        cluster.start(3, (1, 1), entries(1, 1..=9));
+        cluster.run();
+        cluster.advance(300);
+        cluster.propose(5);
+        cluster.start(1, (1, 1), entries(1, 1..=3));
+        cluster.start(4, (0, 0), Vec::new());
+        cluster.run();
+        cluster.advance(300);
+        cluster.assert_same();
+        cluster.propose(5);
+        cluster.assert_same();
+    }
+}
+
+#[test]
+fn leaders_come_and_go() {
+    let mut cluster = Cluster::all(5, 1);
+    cluster.advance(300);
+    let mut count = 0;
+    for round in 0..12 {
+        cluster.propose(7);
+        count += 7;
+        let leader = cluster.leader();
+        let node = cluster.kill(leader);
+        cluster.run();
+        cluster.advance(1000);
+        cluster.assert_same();
+        cluster.propose(2);
+        count += 2;
+        let epochs = (node.epochs.accepted, node.epochs.current);
+        cluster.start_from(leader, epochs, node.base, node.log);
+        cluster.run();
+        cluster.advance(1000);
+        cluster.assert_same();
+        assert_eq!(cluster.nodes[&1].tree.len(), count, "round {round}");
+    }
+}
+
+#[test]
+fn nothing_is_acknowledged_before_it_is_durable() {
+    let mut cluster = Cluster::all(3, 0);
+    cluster.advance(300);
+    let leader = cluster.leader();
+    for sid in 1..=3 {
+        cluster.nodes.get_mut(&sid).unwrap().slow_disk = true;
+    }
+    cluster.propose(3);
+    let applied = |cluster: &Cluster| cluster.nodes[&leader].tree.len();
+    assert_eq!(applied(&cluster), 0);
+    cluster.release(leader);
+    assert_eq!(applied(&cluster), 0);
+    let follower = if leader == 1 { 2 } else { 1 };
+    cluster.release(follower);
+    assert_eq!(applied(&cluster), 3);
+    for sid in 1..=3 {
+        cluster.release(sid);
+    }
+    cluster.assert_same();
+}
+
+#[test]
+fn a_new_leader_is_acknowledged_behind_the_history_and_the_epoch_and_before_proposals() {
+    let mut cluster = Cluster::new(3, 0);
+    cluster.start(2, (1, 1), entries(1, 1..=9));
+    cluster.start(3, (1, 1), entries(1, 1..=9));
+    cluster.run();
+    cluster.advance(300);
+    cluster.start(1, (0, 0), Vec::new());
+    cluster.nodes.get_mut(&1).unwrap().slow_disk = true;
+    cluster.run();
+    cluster.advance(300);
+    let mut said = Vec::new();
+    while cluster.nodes[&1].epochs.current < 2 || !cluster.nodes[&1].held.is_empty() {
+        cluster.seen.clear();
+        cluster.propose(1);
+        let input = cluster.nodes.get_mut(&1).unwrap().held.remove(0);
+        let what = format!("{input:?}");
+        cluster.queue.push_back((1, input));
+        cluster.run();
+        let acks = cluster.seen.iter().filter_map(|(_, packet)| match packet {
+            Packet::Ack { zxid } => Some(*zxid),
+            _ => None,
+        });
+        let acks: Vec<i64> = acks.filter(|zxid| *zxid >= zxid_of(2, 0)).collect();
+        said.push((what, acks));
+        assert!(said.len() < 100);
+        if said.len() > 40 {
+            cluster.nodes.get_mut(&1).unwrap().slow_disk = false;
+        }
+    }
+    let wrote = said.iter().position(|(what, _)| what.contains("Current"));
+    assert!(wrote.is_some_and(|at| at >= 2), "{said:?}");
+    cluster.release(1);
+    cluster.assert_same();
+}
+
+#[test]
+fn a_learner_whose_link_is_clogged_catches_up_later() {
+    let mut cluster = Cluster::all(3, 1);
+    cluster.advance(300);
+    let leader = cluster.leader();
+    cluster.clogged.insert(leader);
+    for _ in 0..300 {
+        cluster.propose(500);
+    }
+    cluster.clogged.clear();
+    let links: Vec<Link> = cluster
+        .links
+        .keys()
+        .filter(|e| e.0 == leader)
+        .map(|e| e.1)
+        .collect();
+    for link in links {
+        cluster.queue.push_back((leader, Input::Drained { link }));
+    }
+    cluster.run();
+    cluster.assert_same();
+    assert_eq!(cluster.nodes[&1].tree.len(), 150_000);
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_gives_up() {
+    let mut cluster = Cluster::all(3, 0);
+    cluster.advance(300);
+    let leader = cluster.leader();
+    cluster.nodes.get_mut(&leader).unwrap().slow_disk = true;
+    cluster.propose(3);
+    cluster.advance(1500);
+    assert_eq!(cluster.nodes[&leader].peer.role(), Role::Looking);
+    assert_ne!(cluster.leader(), leader);
+    cluster.release(leader);
+    cluster.advance(300);
+    cluster.assert_same();
+}
+
+#[test]
+fn a_leader_without_a_quorum_gives_up() {
+    let mut cluster = Cluster::all(3, 0);
+    cluster.advance(300);
+    let leader = cluster.leader();
+    for sid in (1..=3).filter(|sid| *sid != leader) {
+        cluster.kill(sid);
+    }
+    cluster.advance(5000);
+    assert_eq!(cluster.nodes[&leader].peer.role(), Role::Looking);
 }
