@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 use quorate_proto::{ErrorCode, Id, OpCode, TxnHeader};
 
 use super::queue::{Batch, Origin, Work};
+use crate::zab::Request;
 
 /// A request that is to be answered behind others.
 #[derive(Debug)]
@@ -22,8 +23,11 @@ pub(super) struct Waiting {
 /// How it is to be answered.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// As its transaction says.
-    Write(OpCode),
+    /// As its transaction says. The request is there where it was sent to a leader.
+    Write {
+        op: OpCode,
+        request: Option<Request>,
+    },
     /// From the tree.
     Local {
         op: OpCode,
@@ -70,8 +74,15 @@ impl Gate {
                     op,
                     origin: Some(origin),
                     ..
+                } => (origin, Answer::Write { op, request: None }, true),
+                Work::Forwarded {
+                    op,
+                    request,
+                    origin,
+                } => {
+                    let request = Some(request);
+                    (origin, Answer::Write { op, request }, true)
                 }
-                | Work::Forwarded { op, origin } => (origin, Answer::Write(op), true),
                 Work::Local {
                     body,
                     op,
@@ -110,7 +121,7 @@ impl Gate {
     pub(super) fn claim(&mut self, header: &TxnHeader) -> Option<(Origin, OpCode)> {
         let queue = self.sessions.get_mut(&header.session_id)?;
         let first = queue.front()?;
-        let Answer::Write(op) = first.answer else {
+        let Answer::Write { op, .. } = first.answer else {
             return None;
         };
         // A session that expires ends without having asked for it.
@@ -156,35 +167,29 @@ impl Gate {
     }
 
     /// The role is over. Gives all that waits in a session to `lost` if the outcome of some of it is
-    /// unknown. The rest waits on.
-    pub(super) fn suspend(&mut self, mut lost: impl FnMut(Waiting)) {
+    /// `unknown`. The rest waits on.
+    pub(super) fn suspend(
+        &mut self,
+        unknown: impl Fn(&Waiting) -> bool,
+        mut lost: impl FnMut(Waiting),
+    ) {
         self.barriers.clear();
         self.sessions.retain(|_, queue| {
-            let kept = |waiting: &Waiting| {
-                matches!(waiting.answer, Answer::Local { .. } | Answer::Refused(_))
-            };
-            if !queue.iter().all(kept) {
+            if queue.iter().any(&unknown) {
                 queue.drain(..).for_each(&mut lost);
             }
             !queue.is_empty()
         });
     }
 
-    /// A role begins: what waits on, waits for `behind` from now on. Gives each to `again` that the
-    /// leader has to be asked for again.
-    pub(super) fn resume(&mut self, behind: Option<i64>, mut again: impl FnMut(&Waiting)) {
-        for (session, queue) in &self.sessions {
-            for waiting in queue.iter().filter(|waiting| waiting.is_barrier()) {
-                let session = *session;
-                self.barriers.push_back(Barrier { session, behind });
-                again(waiting);
-            }
-        }
+    /// All that waits, in the order of each session.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = Waiting> {
+        std::mem::take(&mut self.sessions).into_values().flatten()
     }
 }
 
 impl Waiting {
     fn is_barrier(&self) -> bool {
-        self.blocked && !matches!(self.answer, Answer::Write(_))
+        self.blocked && !matches!(self.answer, Answer::Write { .. })
     }
 }

@@ -108,8 +108,10 @@ impl Logger {
                 // The applier has failed, and says why.
                 return Ok(());
             }
-            self.snapshots
-                .consider(&self.service, &mut self.log, txns)?;
+            if self.snapshots.are_due(&self.service, txns, self.log.size()) {
+                self.log.roll()?;
+                self.snapshots.begin(&self.service)?;
+            }
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use quorate_proto::OpCode;
 use quorate_proto::jute::{Decode, Encode};
 
 use super::logger::End;
-use super::queue::{LazyTree, Queue};
+use super::queue::{LazyTree, Queue, timeout_in};
 use super::roles::{Job, MemberApplier};
 use super::{Mode, Service, wall_clock};
 use crate::error::ServerError;
@@ -137,13 +137,32 @@ impl Service {
 
     /// Serves nobody from now on. Connections stay, but for those that have a write under way.
     pub(crate) fn pause(&self) {
+        self.end_role(false);
+    }
+
+    /// Serves nobody from now on, and follows or leads soon: the leader has promised that whatever
+    /// it has not proposed by now it never will. All connections stay; what they have asked for
+    /// waits for the next role, unless a proposal from before turns out to be it.
+    pub(crate) fn await_successor(&self) {
+        self.end_role(true);
+    }
+
+    fn end_role(&self, handed_over: bool) {
         let mut queue = self.queue.lock();
         let batch = queue.pause();
         self.set_mode(Mode::Paused(Instant::now()));
         if let Some(member) = self.member.get() {
             member.learners.lock().clear();
         }
-        self.submit_job(Job::Pause(batch));
+        self.submit_job(Job::Pause { batch, handed_over });
+    }
+
+    /// The leader: takes no more requests, before it hands over. Once
+    /// [`Service::take_proposals`] has nothing more, nothing more will come.
+    pub(crate) fn resign(&self) {
+        let mut queue = self.queue.lock();
+        queue.resign();
+        self.set_mode(Mode::Paused(Instant::now()));
     }
 
     /// A learner may send requests from now on.
@@ -301,7 +320,7 @@ impl Service {
         match op {
             OpCode::Sync => queue.push_sync(link),
             OpCode::CreateSession => {
-                let timeout = i32::from_slice(&request.body).unwrap_or_default();
+                let timeout = timeout_in(&request.body);
                 let mut sessions = self.sessions.lock();
                 let millis = timeout.max(0).cast_unsigned();
                 sessions

@@ -44,7 +44,7 @@ pub(crate) use member::{Outlet, Proposals};
 use queue::Role;
 pub(crate) use queue::{LazyTree, Origin, Queue};
 use roles::Job;
-pub(crate) use snapshot::Snapshots;
+pub(crate) use snapshot::{LiveTree, Snapshots};
 pub(crate) use stats::{Latency, Stats};
 
 /// What a server is doing.
@@ -149,6 +149,11 @@ impl Service {
     /// Milliseconds since the start, from a clock that does not jump.
     pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Changes whenever another tree takes the place of the last; to be asked under its lock.
+    fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
     }
 
     /// Follows what the server is doing.

@@ -41,7 +41,11 @@ pub(crate) enum Work {
         origin: Option<Origin>,
     },
     /// A write that was sent to the leader.
-    Forwarded { op: OpCode, origin: Origin },
+    Forwarded {
+        op: OpCode,
+        request: Request,
+        origin: Origin,
+    },
     /// A request without a transaction that has to be answered in its place among others; its body
     /// lies in [`Batch::bodies`].
     Local {
@@ -149,15 +153,17 @@ impl Upstream {
         }
     }
 
-    fn forward(&mut self, session: i64, cxid: i32, op: OpCode, body: &[u8], ids: Ids) {
+    fn forward(&mut self, op: OpCode, body: &[u8], ids: Ids, origin: &Origin) -> Request {
         self.bodies.extend_from_slice(body);
-        self.packets.push(Packet::Request(Request {
-            session,
-            cxid,
+        let request = Request {
+            session: origin.session,
+            cxid: origin.xid,
             op: op.number(),
             body: self.bodies.split().freeze(),
             ids,
-        }));
+        };
+        self.packets.push(Packet::Request(request.clone()));
+        request
     }
 
     fn revalidate(&mut self, session: i64, timeout: i32) {
@@ -197,6 +203,8 @@ pub(crate) struct Queue {
     batch: Batch,
     /// Counts the roles: one that was given up before it began does not begin.
     term: u64,
+    /// It leads until what it has numbered is committed, and numbers no more.
+    resigned: bool,
     /// A role as leader begins: what comes from learners has to wait.
     early: Option<Vec<(Link, Packet)>>,
     /// Handshakes that wait until the leader has said whether there is such a session.
@@ -216,6 +224,7 @@ impl Queue {
             role,
             batch: Batch::default(),
             term: 0,
+            resigned: false,
             early: None,
             revalidating: HashMap::new(),
             idle: false,
@@ -226,7 +235,7 @@ impl Queue {
 
     /// May requests be queued?
     pub(crate) fn is_open(&self) -> bool {
-        !matches!(self.role, Role::Paused)
+        !self.resigned && !matches!(self.role, Role::Paused)
     }
 
     pub(super) fn is_leading(&self) -> bool {
@@ -255,8 +264,13 @@ impl Queue {
             }
             Role::Following(upstream) => match self.rules.check(op, body) {
                 Ok(()) => {
-                    upstream.forward(requester.session, requester.cxid, op, body, Arc::clone(ids));
-                    batch.work.push(Work::Forwarded { op, origin });
+                    let request = upstream.forward(op, body, Arc::clone(ids), &origin);
+                    let work = &mut batch.work;
+                    work.push(Work::Forwarded {
+                        op,
+                        request,
+                        origin,
+                    });
                 }
                 Err(err) => self.refuse(err, origin),
             },
@@ -280,6 +294,9 @@ impl Queue {
         let Role::Leading { preparer, .. } = &mut self.role else {
             return;
         };
+        if self.resigned {
+            return;
+        }
         let records = &mut self.batch.records;
         let first = records.is_empty();
         let prepared = if moved {
@@ -313,7 +330,7 @@ impl Queue {
         op: OpCode,
         write: Internal<'_>,
     ) -> bool {
-        if self.stopping {
+        if self.stopping || self.resigned {
             return false;
         }
         match (&mut self.role, origin) {
@@ -329,8 +346,13 @@ impl Queue {
                 if let Internal::CreateSession(timeout) = write {
                     timeout.encode(&mut body);
                 }
-                upstream.forward(requester.session, requester.cxid, op, &body, Arc::default());
-                self.batch.work.push(Work::Forwarded { op, origin });
+                let request = upstream.forward(op, &body, Arc::default(), &origin);
+                let work = &mut self.batch.work;
+                work.push(Work::Forwarded {
+                    op,
+                    request,
+                    origin,
+                });
                 true
             }
             _ => false,
@@ -346,6 +368,40 @@ impl Queue {
     ) {
         let close = Internal::CloseSession;
         self.push_internal(tree, requester, Some(origin), OpCode::CloseSession, close);
+    }
+
+    /// Queues what has waited since the role before this one.
+    pub(super) fn push_again(&mut self, tree: &LazyTree<'_>, waiting: Waiting, time: i64) {
+        let Waiting { origin, answer, .. } = waiting;
+        match answer {
+            Answer::Write { op, request } => {
+                let Some(request) = request else {
+                    return;
+                };
+                let requester = Requester {
+                    session: request.session,
+                    cxid: request.cxid,
+                    ids: &request.ids,
+                    time,
+                };
+                let internal = match op {
+                    OpCode::CloseSession => Internal::CloseSession,
+                    OpCode::CreateSession => Internal::CreateSession(timeout_in(&request.body)),
+                    _ => {
+                        let (body, ids) = (&request.body, &request.ids);
+                        return self.push_write(tree, requester, op, body, ids, origin);
+                    }
+                };
+                self.push_internal(tree, requester, Some(origin), op, internal);
+            }
+            Answer::Local { op, ids, body } => self.push_local(op, &body, &ids, origin),
+            // The session may be over by now.
+            Answer::Resumed { timeout } => {
+                self.revalidating.insert(origin.session, (timeout, origin));
+            }
+            Answer::Unknown => self.push_resumed(false, 0, origin),
+            Answer::Refused(err) => self.refuse(err, origin),
+        }
     }
 
     /// Queues the answer to a connection that wants to resume a session.
@@ -376,7 +432,7 @@ impl Queue {
             if PathRecord::from_slice(body).is_err() {
                 return self.refuse(ErrorCode::MARSHALLING_ERROR, origin);
             }
-            upstream.forward(origin.session, origin.xid, op, body, Arc::clone(ids));
+            upstream.forward(op, body, Arc::clone(ids), &origin);
         } else {
             self.restless = true;
         }
@@ -460,16 +516,6 @@ impl Queue {
         self.take(empty)
     }
 
-    /// Sends a sync to the leader that was sent to another one before.
-    pub(super) fn repeat(&mut self, waiting: &Waiting) {
-        if let (Role::Following(upstream), Answer::Local { op, ids, body }) =
-            (&mut self.role, &waiting.answer)
-        {
-            let origin = &waiting.origin;
-            upstream.forward(origin.session, origin.xid, *op, body, Arc::clone(ids));
-        }
-    }
-
     /// Exchanges what is queued for an empty batch; false if nothing is queued, and then the
     /// taker counts as idle.
     pub(super) fn take(&mut self, empty: &mut Batch) -> bool {
@@ -531,6 +577,7 @@ impl Queue {
             return None;
         }
         self.role = role;
+        self.resigned = false;
         self.idle = true;
         Some(self.early.take().unwrap_or_default())
     }
@@ -546,6 +593,11 @@ impl Queue {
         }
     }
 
+    /// Numbers no more; what was numbered can still be taken.
+    pub(super) fn resign(&mut self) {
+        self.resigned = true;
+    }
+
     /// Ends the role; answers what was queued.
     pub(super) fn pause(&mut self) -> Batch {
         self.term += 1;
@@ -557,4 +609,9 @@ impl Queue {
     pub(super) fn rules(&self) -> &Rules {
         &self.rules
     }
+}
+
+/// The timeout in the body of a request for a session.
+pub(super) fn timeout_in(body: &[u8]) -> i32 {
+    i32::from_slice(body).unwrap_or_default()
 }

@@ -10,7 +10,7 @@ use quorate_proto::OpCode;
 use super::applier::{Applier, HOLD};
 use super::gate::{Answer, Gate, Waiting};
 use super::queue::{Batch, LazyTree, Role, Upstream};
-use super::{Mode, Service};
+use super::{Mode, Service, wall_clock};
 use crate::error::ServerError;
 use crate::tree::Tree;
 use crate::txn::Preparer;
@@ -37,7 +37,11 @@ pub(super) enum Job {
         observer: bool,
     },
     /// The role is over; this was queued.
-    Pause(Batch),
+    Pause {
+        batch: Batch,
+        /// Will what was sent to the leader and is not proposed by now never be?
+        handed_over: bool,
+    },
     /// The member ends.
     Stop,
 }
@@ -85,7 +89,7 @@ impl MemberApplier {
                     };
                     self.follow(term, epoch, link, mode);
                 }
-                Job::Pause(batch) => self.pause(batch),
+                Job::Pause { batch, handed_over } => self.pause(batch, handed_over),
                 Job::Stop => break,
             }
         }
@@ -200,19 +204,18 @@ impl MemberApplier {
         let sessions = sessions.map(|(id, timeout)| (id, timeout.max(0).cast_unsigned()));
         service.sessions.lock().take_over(sessions, service.now());
         service.close_orphans(&mut queue, &tree);
+        for waiting in self.gate.take() {
+            queue.push_again(&tree, waiting, wall_clock());
+        }
         for (timeout, origin) in queue.take_revalidating().into_values() {
             service.resume_on(&mut queue, timeout, origin);
         }
         for (link, packet) in early {
             service.serve_learner(&mut queue, &tree, link, packet);
         }
-        self.gate.resume(Some(0), |_| {});
-        self.applier.begin(tree.get());
-        self.pass_barriers(tree.get());
         drop(tree);
         service.wake(&mut queue);
         drop(queue);
-        self.applier.finish();
         service.serve_as(Mode::Leading, epoch);
     }
 
@@ -226,7 +229,11 @@ impl MemberApplier {
         let connections = &service.connections;
         let here = |session| connections.has_session(session);
         service.sessions.lock().hand_over(here);
-        self.gate.resume(None, |waiting| queue.repeat(waiting));
+        let tree = LazyTree::new(&service.tree);
+        for waiting in self.gate.take() {
+            queue.push_again(&tree, waiting, wall_clock());
+        }
+        drop(tree);
         for (timeout, origin) in queue.take_revalidating().into_values() {
             queue.push_revalidation(timeout, origin);
         }
@@ -235,12 +242,16 @@ impl MemberApplier {
         service.serve_as(mode, epoch);
     }
 
-    fn pause(&mut self, batch: Batch) {
+    fn pause(&mut self, batch: Batch, handed_over: bool) {
         self.leading = false;
         self.admit(batch, None);
         let applier = &mut self.applier;
+        let unknown = |waiting: &Waiting| match &waiting.answer {
+            Answer::Write { request, .. } => !handed_over || request.is_none(),
+            _ => false,
+        };
         self.gate
-            .suspend(|waiting| applier.abandon(&waiting.origin));
+            .suspend(unknown, |waiting| applier.abandon(&waiting.origin));
     }
 }
 
@@ -252,6 +263,6 @@ fn answer(applier: &mut Applier, tree: &Tree, waiting: &Waiting) {
         Answer::Unknown => applier.answer_unknown(origin),
         Answer::Refused(err) => applier.answer_refused(tree, *err, origin),
         // Only its transaction answers a write.
-        Answer::Write(_) => {}
+        Answer::Write { .. } => {}
     }
 }

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use quorate_proto::TxnDigest;
 
-use super::Service;
+use super::{Mode, Service};
 use crate::error::ServerError;
-use crate::storage::log::LogWriter;
 use crate::storage::snapshot::{Head, Progress, Source, Tail};
 use crate::storage::{SnapshotTrigger, Storage};
 use crate::tree::NodeWalk;
@@ -43,19 +42,18 @@ impl Snapshots {
         }
     }
 
-    /// Counts transactions that were appended; where a snapshot is due, closes the log and starts
-    /// one, unless the last is still under way.
-    pub(super) fn consider(
-        &mut self,
-        service: &Arc<Service>,
-        log: &mut LogWriter,
-        txns: u64,
-    ) -> Result<(), ServerError> {
-        let overdue = std::mem::take(&mut self.overdue);
-        if !self.trigger.appended(txns, log.size()) && !overdue {
-            return Ok(());
-        }
-        log.roll()?;
+    /// Counts transactions that were appended to a log that has now `log_size` bytes. If it answers
+    /// true, roll the log and [begin](Snapshots::begin) one.
+    pub(crate) fn are_due(&mut self, service: &Service, txns: u64, log_size: u64) -> bool {
+        self.overdue |= self.trigger.appended(txns, log_size);
+        // The tree of a member without a role may hold what will turn out not to be committed.
+        let due = self.overdue && !matches!(service.mode(), Mode::Paused(_));
+        self.overdue &= !due;
+        due
+    }
+
+    /// Begins a snapshot, unless the last is still under way.
+    pub(crate) fn begin(&mut self, service: &Arc<Service>) -> Result<(), ServerError> {
         if self
             .running
             .as_ref()
@@ -74,7 +72,7 @@ impl Snapshots {
     }
 
     /// Waits for a snapshot that is under way; a service that stops makes it end early.
-    pub(super) fn wait(&mut self) {
+    pub(crate) fn wait(&mut self) {
         if let Some(running) = self.running.take()
             && running.join().is_err()
         {
@@ -87,12 +85,7 @@ fn take(storage: &Storage, service: &Service) {
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::debug!(%error, "the snapshot is written at normal priority");
     }
-    let (walk, pace) = (None, Pace::new());
-    match storage.write_snapshot(&mut LiveTree {
-        service,
-        walk,
-        pace,
-    }) {
+    match storage.write_snapshot(&mut LiveTree::unhurried(service)) {
         Ok(Some(written)) => tracing::info!(
             file = %written.path.display(), bytes = written.len, elapsed = ?written.elapsed,
             "snapshot written"
@@ -103,13 +96,37 @@ fn take(storage: &Storage, service: &Service) {
 }
 
 /// The tree of a running service, looked at for a short time again and again.
-struct LiveTree<'a> {
+#[derive(Debug)]
+pub(crate) struct LiveTree<'a> {
     service: &'a Service,
+    generation: u64,
     walk: Option<NodeWalk>,
-    pace: Pace,
+    pace: Option<Pace>,
+}
+
+impl<'a> LiveTree<'a> {
+    /// As fast as it can be taken.
+    pub(crate) fn new(service: &'a Service) -> Self {
+        LiveTree {
+            service,
+            generation: 0,
+            walk: None,
+            pace: None,
+        }
+    }
+
+    /// In a way that leaves room for the service.
+    fn unhurried(service: &'a Service) -> Self {
+        let pace = Some(Pace::new());
+        LiveTree {
+            pace,
+            ..LiveTree::new(service)
+        }
+    }
 }
 
 /// Leaves half of the disk's time to the log: what is written takes as long again in rests.
+#[derive(Debug)]
 struct Pace {
     working_since: Instant,
     worked: Duration,
@@ -136,19 +153,27 @@ impl Pace {
 impl Source for LiveTree<'_> {
     fn head(&mut self) -> Head {
         let tree = self.service.tree();
+        self.generation = self.service.generation();
         self.walk = Some(NodeWalk::new(&tree));
         Head::of(&tree)
     }
 
     fn nodes(&mut self, out: &mut Vec<u8>) -> Progress {
-        if !self.service.is_serving() {
+        if !self.service.is_running() {
             return Progress::Abandon;
         }
-        self.pace.rest();
+        if let Some(pace) = &mut self.pace {
+            pace.rest();
+        }
         let Some(walk) = &mut self.walk else {
             return Progress::Done;
         };
-        let more = walk.encode_next(&self.service.tree(), out.len() + HOLD, out);
+        let tree = self.service.tree();
+        if self.service.generation() != self.generation {
+            // Another tree has taken its place.
+            return Progress::Abandon;
+        }
+        let more = walk.encode_next(&tree, out.len() + HOLD, out);
         if more { Progress::More } else { Progress::Done }
     }
 
