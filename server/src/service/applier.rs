@@ -208,7 +208,7 @@ impl Applier {
         tree: &mut Tree,
         body: &[u8],
         claim: impl FnOnce(&TxnHeader) -> Option<(O, OpCode)>,
-    ) -> Result<TxnHeader, ServerError> {
+    ) -> Result<(), ServerError> {
         let entry = TxnEntry::from_slice(body).map_err(ServerError::OwnRecord)?;
         let applied = self.apply_entry(tree, &entry);
         self.tally.zxid = tree.last_zxid();
@@ -226,7 +226,7 @@ impl Applier {
                 .connections
                 .close_session(entry.header.session_id);
         }
-        Ok(entry.header)
+        Ok(())
     }
 
     fn apply_entry(&mut self, tree: &mut Tree, entry: &TxnEntry<'_>) -> Applied {

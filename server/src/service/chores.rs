@@ -13,11 +13,21 @@ use crate::tree::{Node, Owner};
 /// The running chores; dropping them ends them.
 #[derive(Debug)]
 pub(crate) struct Chores {
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Chores {
     pub(crate) fn start(service: &Arc<Service>, storage: &Storage) -> Self {
+        let mut chores = Chores::of_sessions(service);
+        if let Some(interval) = service.config.autopurge_purge_interval {
+            let purge = purge(Arc::clone(service), storage.clone(), interval);
+            chores.tasks.spawn(purge);
+        }
+        chores
+    }
+
+    /// Those that need no disk.
+    pub(super) fn of_sessions(service: &Arc<Service>) -> Self {
         if service.mode() == Mode::Standalone {
             // A leader does this when it begins to lead.
             service.enqueue(|queue, tree| service.close_orphans(queue, tree));
@@ -25,10 +35,7 @@ impl Chores {
         let mut tasks = JoinSet::new();
         tasks.spawn(expire_sessions(Arc::clone(service)));
         tasks.spawn(reap_containers(Arc::clone(service)));
-        if let Some(interval) = service.config.autopurge_purge_interval {
-            tasks.spawn(purge(Arc::clone(service), storage.clone(), interval));
-        }
-        Chores { _tasks: tasks }
+        Chores { tasks }
     }
 }
 

@@ -45,7 +45,8 @@ pub(super) enum Answer {
 /// What is waiting for all that was proposed, or asked of the leader, before it.
 #[derive(Debug)]
 struct Barrier {
-    session: i64,
+    /// `None` once it waits no longer.
+    session: Option<i64>,
     /// The last transaction that it waits for; `None` where the leader has to say so.
     behind: Option<i64>,
 }
@@ -106,6 +107,7 @@ impl Gate {
                 blocked,
             };
             if waiting.is_barrier() {
+                let session = Some(session);
                 self.barriers.push_back(Barrier { session, behind });
             }
             let queue = self.sessions.entry(session).or_default();
@@ -117,6 +119,35 @@ impl Gate {
         }
     }
 
+    /// Makes way for the write that waits for this transaction: barriers in front of it fall, because
+    /// the leader had their requests before it numbered this one. True if there were any.
+    pub(super) fn uncover(&mut self, header: &TxnHeader) -> bool {
+        if self.barriers.is_empty() {
+            return false;
+        }
+        let Some(queue) = self.sessions.get_mut(&header.session_id) else {
+            return false;
+        };
+        let is_write = |waiting: &Waiting| matches!(waiting.answer, Answer::Write { .. });
+        let Some(write) = queue.iter().position(is_write) else {
+            return false;
+        };
+        if !queue[write].is_for(header) {
+            return false;
+        }
+        let mut uncovered = false;
+        for waiting in queue.range_mut(..write).filter(|waiting| waiting.blocked) {
+            waiting.blocked = false;
+            uncovered = true;
+            let session = Some(header.session_id);
+            let mut barriers = self.barriers.iter_mut();
+            if let Some(barrier) = barriers.find(|barrier| barrier.session == session) {
+                barrier.session = None;
+            }
+        }
+        uncovered
+    }
+
     /// The write that waits for this transaction: the first of its session, if it is that one.
     pub(super) fn claim(&mut self, header: &TxnHeader) -> Option<(Origin, OpCode)> {
         let queue = self.sessions.get_mut(&header.session_id)?;
@@ -124,9 +155,7 @@ impl Gate {
         let Answer::Write { op, .. } = first.answer else {
             return None;
         };
-        // A session that expires ends without having asked for it.
-        let closes = header.op == OpCode::CloseSession.number();
-        if first.origin.xid != header.cxid || (closes && op != OpCode::CloseSession) {
+        if !first.is_for(header) {
             return None;
         }
         let first = queue.pop_front()?;
@@ -142,22 +171,23 @@ impl Gate {
         queue.pop_front()
     }
 
-    /// The session of a barrier that falls, because everything up to `zxid` is applied.
+    /// Lets the barriers fall for which everything up to `zxid` was to be applied. Answers a session
+    /// that has one of them; to be called until there is none.
     pub(super) fn passed(&mut self, zxid: i64) -> Option<i64> {
-        if self.barriers.front()?.behind? > zxid {
-            return None;
+        while self.barriers.front()?.behind? <= zxid {
+            if let Some(session) = self.released() {
+                return Some(session);
+            }
         }
-        self.released()
+        None
     }
 
-    /// The session of the oldest barrier, which falls. The session may be over.
+    /// Lets the oldest barrier fall. Answers its session, unless nothing waits there any more.
     pub(super) fn released(&mut self) -> Option<i64> {
-        let session = self.barriers.pop_front()?.session;
-        let queue = self.sessions.get_mut(&session).into_iter().flatten();
-        let mut barriers = queue.filter(|waiting| waiting.is_barrier());
-        if let Some(barrier) = barriers.next() {
-            barrier.blocked = false;
-        }
+        let session = self.barriers.pop_front()?.session?;
+        let queue = self.sessions.get_mut(&session)?;
+        let barrier = queue.iter_mut().find(|waiting| waiting.is_barrier())?;
+        barrier.blocked = false;
         Some(session)
     }
 
@@ -189,6 +219,16 @@ impl Gate {
 }
 
 impl Waiting {
+    /// Is it the write that has become this transaction?
+    fn is_for(&self, header: &TxnHeader) -> bool {
+        let Answer::Write { op, .. } = self.answer else {
+            return false;
+        };
+        // A session that expires ends without having asked for it.
+        let closes = header.op == OpCode::CloseSession.number();
+        self.origin.xid == header.cxid && (!closes || op == OpCode::CloseSession)
+    }
+
     fn is_barrier(&self) -> bool {
         self.blocked && !matches!(self.answer, Answer::Write { .. })
     }

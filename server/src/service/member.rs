@@ -25,7 +25,7 @@ use super::{Mode, Service, wall_clock};
 use crate::error::ServerError;
 use crate::tree::Tree;
 use crate::txn::{Internal, Requester, is_write};
-use crate::zab::{Entry, Link, Packet, Request, Sid, counter_of};
+use crate::zab::{Entry, Input, Link, Packet, Request, Sid, counter_of};
 
 /// The way to other members, which the driver of Zab provides. Its methods are called while locks
 /// are held, so that they must neither wait nor call the service.
@@ -40,12 +40,45 @@ pub(crate) trait Outlet: Debug + Send + Sync {
 /// What the leader's queue held: see [`Service::take_proposals`].
 #[derive(Debug)]
 pub(crate) struct Proposals {
-    /// The epoch in which the entries were numbered.
-    pub(crate) epoch: u32,
-    /// For [`Input::Propose`](crate::zab::Input::Propose); slices of one buffer of log records.
-    pub(crate) entries: Vec<Entry>,
-    /// Learners for whom an [`Input::Sync`](crate::zab::Input::Sync) follows the entries.
-    pub(crate) syncs: Vec<Link>,
+    epoch: u32,
+    /// Slices of one buffer of log records.
+    entries: Vec<Entry>,
+    /// Learners that want to hear when so many of the entries are committed, and no more.
+    syncs: Vec<(usize, Link)>,
+}
+
+impl Proposals {
+    pub(super) fn new(epoch: u32, entries: Vec<Entry>, syncs: Vec<(usize, Link)>) -> Self {
+        Proposals {
+            epoch,
+            entries,
+            syncs,
+        }
+    }
+
+    /// What to tell the [`Peer`](crate::zab::Peer), in this order.
+    pub(crate) fn inputs(self) -> Vec<Input> {
+        let Proposals {
+            epoch,
+            mut entries,
+            syncs,
+        } = self;
+        let mut inputs = Vec::with_capacity(1 + 2 * syncs.len());
+        let mut proposed = 0;
+        for (behind, link) in syncs {
+            if behind > proposed {
+                let rest = entries.split_off(behind - proposed);
+                let entries = std::mem::replace(&mut entries, rest);
+                inputs.push(Input::Propose { epoch, entries });
+                proposed = behind;
+            }
+            inputs.push(Input::Sync { link });
+        }
+        if !entries.is_empty() {
+            inputs.push(Input::Propose { epoch, entries });
+        }
+        inputs
+    }
 }
 
 /// What a member of an ensemble has beyond a server that stands alone.
@@ -280,7 +313,7 @@ impl Service {
     }
 
     /// Lets the server `sid` have sessions, and answers which of them there are.
-    fn revalidate(&self, sid: Sid, asked: &[u8]) -> Vec<u8> {
+    pub(super) fn revalidate(&self, sid: Sid, asked: &[u8]) -> Vec<u8> {
         let mut answers = Vec::new();
         for (session, timeout) in sessions_in(asked) {
             let mut tracker = self.sessions.lock();

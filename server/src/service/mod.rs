@@ -425,3 +425,6 @@ pub(crate) fn wall_clock() -> i64 {
 fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,8 +71,9 @@ pub(crate) struct Batch {
     /// Bodies of local requests, one behind the other.
     pub(crate) bodies: Vec<u8>,
     pub(crate) work: Vec<Work>,
-    /// Learners that want to hear when everything in front is committed.
-    syncs: Vec<Link>,
+    /// Learners that want to hear when everything in front is committed, and how many transactions
+    /// that is.
+    syncs: Vec<(usize, Link)>,
 }
 
 /// Buffers that one huge batch has left behind are not kept for ever.
@@ -448,8 +449,13 @@ impl Queue {
 
     /// Tells a learner once everything that is queued so far is committed.
     pub(super) fn push_sync(&mut self, link: Link) {
-        if self.is_leading() {
-            self.batch.syncs.push(link);
+        if let Some(last) = self.last_zxid() {
+            let batch = &mut self.batch;
+            let behind = match batch.records.is_empty() {
+                true => 0,
+                false => usize::try_from(last - batch.first_zxid).unwrap_or(0) + 1,
+            };
+            batch.syncs.push((behind, link));
         }
     }
 
@@ -540,12 +546,7 @@ impl Queue {
         // The room for as many records again.
         std::mem::swap(&mut self.batch.records, &mut batch.records);
         let syncs = std::mem::take(&mut batch.syncs);
-        let proposals = Proposals {
-            epoch,
-            entries,
-            syncs,
-        };
-        Some((proposals, batch))
+        Some((Proposals::new(epoch, entries, syncs), batch))
     }
 
     /// Forgets pending changes that the tree shows now.

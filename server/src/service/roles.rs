@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use quorate_proto::OpCode;
+use quorate_proto::jute::Decode;
+use quorate_proto::{OpCode, TxnHeader};
 
 use super::applier::{Applier, HOLD};
 use super::gate::{Answer, Gate, Waiting};
@@ -149,8 +150,12 @@ impl MemberApplier {
         if entry.zxid <= tree.last_zxid() && entry.op() != Some(OpCode::Error.number()) {
             return Ok(());
         }
+        let header = TxnHeader::from_slice(&entry.bytes).map_err(ServerError::OwnRecord)?;
+        if self.gate.uncover(&header) {
+            self.advance(tree, header.session_id);
+        }
         let mut claimed = false;
-        let header = self.applier.apply_record(tree, &entry.bytes, |header| {
+        self.applier.apply_record(tree, &entry.bytes, |header| {
             let claim = self.gate.claim(header);
             claimed = claim.is_some();
             claim

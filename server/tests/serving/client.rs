@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::PATIENCE;
+use super::PATIENCE;
 
 /// What a server sends behind the handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,328 @@
+//! The driver: one thread that carries packets and commits proposals.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::until;
+use crate::config::{self, Config, FourLetterWords, Members};
+use crate::net;
+use crate::service::{Chores, Mode, Outlet, Service};
+use crate::tree::Tree;
+use crate::zab::{Entry, Input, Link, Packet};
+
+enum Event {
+    /// A packet for the member `to`, sent in a term.
+    Packet {
+        term: usize,
+        to: usize,
+        link: Link,
+        packet: Packet,
+    },
+    /// A member has proposals.
+    Proposals(usize),
+    /// Commit nothing more, or what was held back and everything from now on.
+    Hold(bool),
+    /// End all roles. `committed`: what is held back will have been committed, or else is lost.
+    Depose {
+        committed: bool,
+        kindly: bool,
+    },
+    /// Begin a new epoch.
+    Elect(usize),
+    /// Say that all before was done.
+    Settle(oneshot::Sender<()>),
+    Stop,
+}
+
+/// What one member sees of the driver.
+#[derive(Debug)]
+struct Wire {
+    me: usize,
+    term: Arc<AtomicUsize>,
+    events: Sender<Event>,
+}
+
+/// The link of member `at` to the member `to`.
+fn link(at: usize, to: usize) -> Link {
+    Link((at * 100 + to) as u64)
+}
+
+impl Outlet for Wire {
+    fn send(&self, over: Link, packets: &[Packet]) {
+        let to = over.0 as usize % 100;
+        for packet in packets {
+            let _ = self.events.send(Event::Packet {
+                term: self.term.load(SeqCst),
+                to,
+                link: link(to, self.me),
+                packet: packet.clone(),
+            });
+        }
+    }
+
+    fn proposals(&self) {
+        let _ = self.events.send(Event::Proposals(self.me));
+    }
+}
+
+struct Driver {
+    services: Vec<Arc<Service>>,
+    term: Arc<AtomicUsize>,
+    leader: Option<usize>,
+    epoch: u32,
+    holding: bool,
+    held: Vec<Entry>,
+    held_count: Arc<AtomicUsize>,
+    syncs: Vec<Link>,
+}
+
+impl Driver {
+    fn run(mut self, events: &Receiver<Event>) {
+        for event in events {
+            match event {
+                Event::Packet {
+                    term,
+                    to,
+                    link,
+                    packet,
+                } => {
+                    // The links of a term end with it.
+                    if term == self.term.load(SeqCst)
+                        && let Some(service) = self.services.get(to)
+                    {
+                        service.deliver(link, packet);
+                    }
+                }
+                Event::Proposals(member) => self.propose(member),
+                Event::Hold(holding) => {
+                    self.holding = holding;
+                    self.commit();
+                }
+                Event::Depose { committed, kindly } => self.depose(committed, kindly),
+                Event::Elect(leader) => self.elect(leader),
+                Event::Settle(done) => {
+                    let _ = done.send(());
+                }
+                Event::Stop => break,
+            }
+        }
+        for service in &self.services {
+            service.drain();
+            service.stopped(None);
+        }
+    }
+
+    fn propose(&mut self, member: usize) {
+        while let Some(proposals) = self.services[member].take_proposals() {
+            for input in proposals.inputs() {
+                match input {
+                    Input::Propose { epoch, entries } => {
+                        assert_eq!(epoch, self.epoch);
+                        self.held.extend(entries);
+                    }
+                    Input::Sync { link } => self.syncs.push(link),
+                    other => panic!("{other:?} is no proposal"),
+                }
+            }
+        }
+        self.commit();
+    }
+
+    fn commit(&mut self) {
+        self.held_count.store(self.held.len(), SeqCst);
+        if self.holding {
+            return;
+        }
+        let entries = std::mem::take(&mut self.held);
+        if !entries.is_empty() {
+            for service in &self.services {
+                service.apply(entries.clone());
+            }
+        }
+        for sync in self.syncs.drain(..) {
+            let (leader, learner) = (sync.0 as usize / 100, sync.0 as usize % 100);
+            self.services[learner].deliver(link(learner, leader), Packet::Sync);
+        }
+        self.held_count.store(0, SeqCst);
+    }
+
+    fn depose(&mut self, committed: bool, kindly: bool) {
+        if let Some(leader) = self.leader.take()
+            && kindly
+        {
+            self.services[leader].resign();
+            self.propose(leader);
+        }
+        self.term.fetch_add(1, SeqCst);
+        for service in &self.services {
+            match kindly {
+                true => service.await_successor(),
+                false => service.pause(),
+            }
+        }
+        self.syncs.clear();
+        if !committed {
+            self.held.clear();
+            self.held_count.store(0, SeqCst);
+        }
+    }
+
+    fn elect(&mut self, leader: usize) {
+        self.epoch += 1;
+        self.leader = Some(leader);
+        self.holding = false;
+        self.commit();
+        self.services[leader].lead(self.epoch);
+        for learner in (0..self.services.len()).filter(|learner| *learner != leader) {
+            self.services[leader].learner_joined(link(leader, learner), learner as i64 + 1);
+            self.services[learner].follow(self.epoch, link(learner, leader), false);
+        }
+    }
+}
+
+/// See the [module](super).
+pub(super) struct Ensemble {
+    pub(super) services: Vec<Arc<Service>>,
+    addresses: Vec<SocketAddr>,
+    events: Sender<Event>,
+    held: Arc<AtomicUsize>,
+}
+
+impl Ensemble {
+    pub(super) async fn start(servers: usize) -> Self {
+        Self::with(servers, |_| {}).await
+    }
+
+    /// `servers` of them, with settings that differ from the defaults. None has a role yet.
+    pub(super) async fn with(servers: usize, change: impl Fn(&mut Config)) -> Self {
+        let (events, todo) = mpsc::channel();
+        let term = Arc::new(AtomicUsize::new(0));
+        let (mut services, mut addresses) = (Vec::new(), Vec::new());
+        for me in 0..servers {
+            let mut config = Config::temporary().unwrap();
+            config.tick_time = Duration::from_millis(500);
+            config.four_letter_words = FourLetterWords::from_list("*");
+            config.ensemble = Some(config::Ensemble {
+                my_id: me as i64 + 1,
+                version: 0,
+                members: Members::default(),
+            });
+            change(&mut config);
+            let service = Arc::new(Service::new(config, Tree::new()));
+            let (term, events) = (Arc::clone(&term), events.clone());
+            service.join(Arc::new(Wire { me, term, events })).unwrap();
+            let local = "127.0.0.1:0".parse().unwrap();
+            let listener = net::listen(local, None).unwrap();
+            addresses.push(listener.local_addr().unwrap());
+            tokio::spawn(net::accept(Arc::clone(&service), listener));
+            services.push(service);
+        }
+        let held = Arc::new(AtomicUsize::new(0));
+        let driver = Driver {
+            services: services.clone(),
+            term,
+            leader: None,
+            epoch: 0,
+            holding: false,
+            held: Vec::new(),
+            held_count: Arc::clone(&held),
+            syncs: Vec::new(),
+        };
+        std::thread::spawn(move || driver.run(&todo));
+        Ensemble {
+            services,
+            addresses,
+            events,
+            held,
+        }
+    }
+
+    /// What the members do by themselves, until it is dropped.
+    pub(super) fn chores(&self) -> Vec<Chores> {
+        self.services.iter().map(Chores::of_sessions).collect()
+    }
+
+    pub(super) fn address(&self, server: usize) -> SocketAddr {
+        self.addresses[server]
+    }
+
+    fn tell(&self, event: Event) {
+        assert!(self.events.send(event).is_ok(), "the driver has panicked");
+    }
+
+    /// Waits until everything that was told the driver is done.
+    pub(super) async fn settle(&self) {
+        let (done, heard) = oneshot::channel();
+        self.tell(Event::Settle(done));
+        heard.await.unwrap();
+        // Commits may still be on their way to the trees.
+        let newest = || (0..self.services.len()).map(|server| self.last_zxid(server));
+        until("all trees alike", || newest().min() == newest().max()).await;
+    }
+
+    /// Begins an epoch under a leader, and waits until all serve.
+    pub(super) async fn elect(&self, leader: usize) {
+        self.tell(Event::Elect(leader));
+        let serves = |service: &Arc<Service>| !matches!(service.mode(), Mode::Paused(_));
+        until("all serve", || self.services.iter().all(serves)).await;
+    }
+
+    /// Ends the epoch: what is not committed yet will be, or never will.
+    pub(super) async fn depose(&self, committed: bool) {
+        let kindly = false;
+        self.tell(Event::Depose { committed, kindly });
+        self.pauses().await;
+    }
+
+    /// Ends the epoch in order: what is not proposed by now waits for the next leader.
+    pub(super) async fn hand_over(&self) {
+        let (committed, kindly) = (true, true);
+        self.tell(Event::Depose { committed, kindly });
+        self.pauses().await;
+    }
+
+    async fn pauses(&self) {
+        let serves = |service: &Arc<Service>| !matches!(service.mode(), Mode::Paused(_));
+        until("all pause", || !self.services.iter().any(serves)).await;
+    }
+
+    /// Commits nothing more.
+    pub(super) fn hold(&self) {
+        self.tell(Event::Hold(true));
+    }
+
+    /// Commits what was held back, and everything from now on.
+    pub(super) fn release(&self) {
+        self.tell(Event::Hold(false));
+    }
+
+    /// How many proposals are held back.
+    pub(super) fn held(&self) -> usize {
+        self.held.load(SeqCst)
+    }
+
+    /// Sends a packet as if a member had.
+    pub(super) fn deliver(&self, from: usize, to: usize, packet: Packet) {
+        self.services[to].deliver(link(to, from), packet);
+    }
+
+    pub(super) fn last_zxid(&self, server: usize) -> i64 {
+        self.services[server].tree().last_zxid()
+    }
+
+    pub(super) fn digest(&self, server: usize) -> (i64, u64) {
+        let tree = self.services[server].tree();
+        (tree.last_zxid(), tree.digest().digest)
+    }
+}
+
+impl Drop for Ensemble {
+    fn drop(&mut self) {
+        let _ = self.events.send(Event::Stop);
+    }
+}
