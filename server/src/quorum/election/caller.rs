@@ -23,10 +23,11 @@ use crate::zab::{Input, Sid};
 const MAX_FRAME: usize = 512 << 10;
 /// Bytes read at once.
 const READ_SIZE: usize = 4 << 10;
-/// Between two attempts to connect, doubled with each that fails.
+/// Between two attempts to connect. Without anything new to send it is doubled with each that
+/// fails.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// As long as that at most.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long a server that was asked to call back may take before it is asked again.
 const CALL_BACK_TIME: Duration = Duration::from_millis(500);
 /// A connection that ends sooner was not wanted at the other end: it is not made again at once.
@@ -51,6 +52,8 @@ pub(super) struct Caller {
     hint: Vec<HostPort>,
     /// No attempt is made before, unless it asks for one.
     not_before: Instant,
+    /// When what waits is reason enough for another attempt.
+    retry_at: Instant,
     pause: Duration,
     /// What was reported last.
     reachable: Option<bool>,
@@ -78,6 +81,7 @@ impl Caller {
             words,
             hint: Vec::new(),
             not_before: Instant::now(),
+            retry_at: Instant::now(),
             pause: SHORTEST_PAUSE,
             reachable: None,
         }
@@ -110,12 +114,12 @@ impl Caller {
 
     /// Waits for a reason to have a connection, and for the connection.
     async fn wait(&mut self) -> Option<TcpStream> {
-        let (outbox, not_before) = (Arc::clone(&self.outbox), self.not_before);
+        let (outbox, not_before, retry_at) = (&self.outbox, self.not_before, self.retry_at);
         let wanted = async {
-            while outbox.is_empty() {
-                outbox.filled.notified().await;
+            tokio::select! {
+                () = outbox.filled.notified() => sleep_until(not_before).await,
+                () = sleep_until(retry_at), if !outbox.is_empty() => {}
             }
-            sleep_until(not_before).await;
         };
         tokio::select! {
             Some(word) = self.words.recv() => match word {
@@ -142,7 +146,10 @@ impl Caller {
         };
         match dialed {
             Dialed::Connected(stream) => return Some(stream),
-            Dialed::Asked => self.not_before = Instant::now() + CALL_BACK_TIME,
+            Dialed::Asked => {
+                self.not_before = Instant::now() + CALL_BACK_TIME;
+                self.retry_at = self.not_before;
+            }
             Dialed::Failed(error) => {
                 tracing::debug!(server = self.sid, %error, "no connection for elections");
                 self.back_off();
@@ -191,7 +198,9 @@ impl Caller {
     }
 
     fn back_off(&mut self) {
-        self.not_before = Instant::now() + self.pause;
+        let now = Instant::now();
+        self.not_before = now + SHORTEST_PAUSE;
+        self.retry_at = now + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         self.report(false);
     }

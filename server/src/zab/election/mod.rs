@@ -61,8 +61,8 @@ pub struct Election {
     proposed: Option<Membership>,
     /// The text of the committed configuration, which each vote carries.
     text: Bytes,
-    /// Servers to which no connection could be made when last tried.
-    unreachable: BTreeSet<Sid>,
+    /// When it was reported that there is no connection to a server.
+    unreachable: BTreeMap<Sid, Millis>,
 
     /// The number of the round. It never decreases, and starts anew with each process.
     clock: i64,
@@ -119,7 +119,7 @@ impl Election {
             committed: Membership::default(),
             proposed: None,
             text: Bytes::new(),
-            unreachable: BTreeSet::new(),
+            unreachable: BTreeMap::new(),
             clock: 0,
             role: Role::Looking,
             elected: Ballot::NONE,
@@ -169,7 +169,8 @@ impl Election {
         self.elected.epoch = i64::from(epoch);
     }
 
-    /// Takes in whether a server can be reached. One that was never heard of can.
+    /// Takes in whether a server can be reached, which is believed for as long as a search waits
+    /// for it. One that was not heard of since may have come back.
     pub fn reachable(
         &mut self,
         now: Millis,
@@ -179,7 +180,7 @@ impl Election {
     ) -> Option<Decision> {
         match reachable {
             true => self.unreachable.remove(&sid),
-            false => self.unreachable.insert(sid),
+            false => self.unreachable.insert(sid, now),
         };
         let search = self.search.as_ref()?;
         if reachable && self.is_voter(sid) {
@@ -418,10 +419,14 @@ impl Election {
         };
         let agrees = |sid| search.votes.get(&sid).is_some_and(|v| v.agrees(&proposal));
         let elected = self.is_voter(search.proposal.leader) && self.is_quorum(agrees);
+        let gone = |sid| {
+            let reported = self.unreachable.get(&sid);
+            reported.is_some_and(|at| now < at + self.finalize_wait)
+        };
         let all = self
             .voters()
             .into_iter()
-            .all(|sid| agrees(sid) || self.unreachable.contains(&sid));
+            .all(|sid| agrees(sid) || gone(sid));
         let finalize_at = search.finalize_at.unwrap_or(now + self.finalize_wait);
         if elected && (all || finalize_at <= now) {
             let proposal = search.proposal;

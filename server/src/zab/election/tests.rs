@@ -286,6 +286,16 @@ fn a_voter_found_gone_is_not_waited_for() {
     assert_eq!(net.leader(2), None);
     net.step(2, |member, now, out| member.reachable(now, 3, false, out));
     assert_eq!(net.leader(2), Some(2));
+
+    // It may be back where that was found out long ago.
+    let mut net = Net::of(&ensemble(3, &[]), [2]);
+    net.start(2, having(0, 0));
+    net.step(2, |member, now, out| member.reachable(now, 3, false, out));
+    net.now = WAIT;
+    net.give(2, 1, &vote(Role::Looking, 2, 0, 1, 0));
+    assert_eq!(net.leader(2), None);
+    net.step(2, |member, now, out| member.reachable(now, 3, false, out));
+    assert_eq!(net.leader(2), Some(2));
 }
 
 #[test]
