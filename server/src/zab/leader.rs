@@ -7,13 +7,18 @@ use bytes::Bytes;
 use super::own::{Over, Own, Turn};
 use super::remote::{Remote, Stage, Terms};
 use super::{
-    Entry, Features, Link, LogRead, Millis, Output, Packet, Sid, epoch_of, history::follows,
-    zxid_of,
+    Entry, Features, Link, LogRead, Millis, Output, Packet, Sid, counter_of, epoch_of,
+    history::follows, zxid_of,
 };
 use crate::storage::epoch::EpochFile;
 
 /// The newest epoch that may begin: an `int` in the files of Apache ZooKeeper.
 const LAST_EPOCH: u32 = i32::MAX.cast_unsigned();
+
+/// The number of a transaction from which on the next epoch is to begin soon.
+const LAST_COUNTER: u32 = 0xffff_0000;
+/// For the log.
+const SLOW_DISK: &str = "the disk takes too long";
 
 /// Leads, or is about to.
 #[derive(Debug)]
@@ -32,6 +37,25 @@ pub(super) struct Leader {
     beats: u64,
     /// Learners that want to hear when a transaction is committed.
     syncs: Vec<(i64, Link)>,
+    /// Why, and since when, it wants to lead no longer.
+    resigned: Option<(Resignation, Millis)>,
+    handing: Option<Handing>,
+}
+
+/// Why a leader wants to lead no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resignation {
+    /// The epoch has few numbers left; the same leader can go on in the next.
+    Exhausted,
+    /// Its disk takes too long.
+    Disk,
+}
+
+/// The leader hands over, and proposes nothing more.
+#[derive(Debug, Clone, Copy)]
+struct Handing {
+    to: Option<Sid>,
+    until: Millis,
 }
 
 /// How far the epoch has come.
@@ -52,17 +76,23 @@ enum Phase {
 }
 
 impl Leader {
-    /// Begins to lead. The member's history is durable.
-    pub(super) fn new(own: &mut Own) -> Self {
+    /// Begins to lead, elected or `named` by the leader before. The member's history is durable.
+    pub(super) fn new(own: &mut Own, named: bool) -> Self {
+        let limit = match named {
+            true => own.settings.connect_limit,
+            false => own.settings.init_limit,
+        };
         let mut leader = Leader {
             phase: Phase::Gathering,
             epoch: own.promised.accepted,
             initial: own.history.last(),
             learners: BTreeMap::new(),
-            until: own.now + own.settings.init_limit,
+            until: own.now + limit,
             beat_at: own.now + own.settings.tick / 2,
             beats: 0,
             syncs: Vec::new(),
+            resigned: None,
+            handing: None,
         };
         leader.gather(own);
         leader
@@ -88,23 +118,38 @@ impl Leader {
     }
 
     pub(super) fn deadline(&self, own: &Own) -> Option<Millis> {
-        let disk = own.history.waiting_since();
-        let disk = disk.map_or(Millis::MAX, |since| since + own.settings.disk_limit);
-        let phase = if self.is_active() {
-            Millis::MAX
-        } else {
-            self.until
+        let phase = match self.is_active() {
+            true => self.handing.map(|handing| handing.until),
+            false => Some(self.until),
         };
-        Some(self.beat_at.min(disk).min(phase))
+        let waits = [Some(self.beat_at), self.disk_deadline(own), phase];
+        waits.into_iter().flatten().min()
+    }
+
+    /// Until when the disk is to get on, or once the leader has resigned, the resignation is to be
+    /// taken notice of.
+    fn disk_deadline(&self, own: &Own) -> Option<Millis> {
+        let since = match self.resigned {
+            Some((Resignation::Disk, since)) => Some(since),
+            _ => own.history.waiting_since(),
+        };
+        let waits = since.filter(|_| self.handing.is_none());
+        Some(waits? + own.settings.disk_limit)
     }
 
     pub(super) fn wake(&mut self, own: &mut Own) -> Turn {
         if !self.is_active() && own.now >= self.until {
             return Over::because("no quorum has joined in time");
         }
-        let disk = own.history.waiting_since();
-        if disk.is_some_and(|since| own.now >= since + own.settings.disk_limit) {
-            return Over::because("the disk takes too long");
+        if self.handing.is_some_and(|handing| own.now >= handing.until) {
+            return Over::because("no follower was ready to take over in time");
+        }
+        let late = |deadline| own.now >= deadline;
+        if self.disk_deadline(own).is_some_and(late) {
+            match self.resigned {
+                None if self.is_active() => self.resign(own, Resignation::Disk),
+                _ => return Over::because(SLOW_DISK),
+            }
         }
         if own.now >= self.beat_at {
             self.beat_at = own.now + (own.settings.tick / 2).max(1);
@@ -175,9 +220,9 @@ impl Leader {
         self.closed(own, link);
     }
 
-    pub(super) fn receive(&mut self, own: &mut Own, link: Link, packet: Packet) {
+    pub(super) fn receive(&mut self, own: &mut Own, link: Link, packet: Packet) -> Turn {
         let Some(remote) = self.learners.get_mut(&link) else {
-            return;
+            return Ok(());
         };
         remote.heard = own.now;
         match (remote.stage, packet) {
@@ -187,9 +232,9 @@ impl Leader {
             (Stage::Informed, packet @ Packet::AckEpoch { .. }) => {
                 self.promised(own, link, &packet);
             }
-            (Stage::Offered, Packet::Ack { zxid }) => self.joined(own, link, zxid),
+            (Stage::Offered, Packet::Ack { zxid }) => return self.joined(own, link, zxid),
             (Stage::Acked | Stage::Joined, Packet::Ack { zxid }) => {
-                self.acknowledged(own, link, zxid);
+                return self.acknowledged(own, link, zxid);
             }
             (
                 Stage::Joined,
@@ -201,6 +246,7 @@ impl Leader {
             | (Stage::Acked | Stage::Joined, Packet::Unknown { .. }) => {}
             _ => self.drop_learner(own, link, "it has spoken out of turn"),
         }
+        Ok(())
     }
 
     /// FOLLOWERINFO, OBSERVERINFO.
@@ -348,9 +394,10 @@ impl Leader {
     }
 
     /// The acknowledgement of NEWLEADER.
-    fn joined(&mut self, own: &mut Own, link: Link, zxid: i64) {
+    fn joined(&mut self, own: &mut Own, link: Link, zxid: i64) -> Turn {
         if zxid != zxid_of(self.epoch, 0) {
-            return self.drop_learner(own, link, "it has acknowledged another epoch");
+            self.drop_learner(own, link, "it has acknowledged another epoch");
+            return Ok(());
         }
         if let Some(remote) = self.learners.get_mut(&link) {
             remote.stage = Stage::Acked;
@@ -358,9 +405,12 @@ impl Leader {
         match self.phase {
             Phase::Active => {
                 self.admit(own);
-                self.advance(own);
+                self.advance(own)
             }
-            _ => self.activate(own),
+            _ => {
+                self.activate(own);
+                Ok(())
+            }
         }
     }
 
@@ -396,7 +446,7 @@ impl Leader {
         let Some(newest) = entries.last().map(|entry| entry.zxid) else {
             return Ok(());
         };
-        if !self.is_active() || epoch != self.epoch {
+        if !self.is_active() || epoch != self.epoch || self.handing.is_some() {
             return Ok(());
         }
         let mut last = own.history.last();
@@ -408,6 +458,9 @@ impl Leader {
         }
         self.broadcast(own, &entries, newest);
         own.append(entries);
+        if counter_of(newest) >= LAST_COUNTER {
+            self.resign(own, Resignation::Exhausted);
+        }
         Ok(())
     }
 
@@ -430,29 +483,31 @@ impl Leader {
         }
     }
 
-    fn acknowledged(&mut self, own: &mut Own, link: Link, zxid: i64) {
+    fn acknowledged(&mut self, own: &mut Own, link: Link, zxid: i64) -> Turn {
         let Some(remote) = self.learners.get_mut(&link) else {
-            return;
+            return Ok(());
         };
         // The zeroth transaction of the epoch stands for UPTODATE.
         if zxid == zxid_of(self.epoch, 0) {
-            return;
+            return Ok(());
         }
         if zxid > remote.sent {
-            return self.drop_learner(own, link, "it has acknowledged what it was not sent");
+            self.drop_learner(own, link, "it has acknowledged what it was not sent");
+            return Ok(());
         }
         remote.acknowledged(own, zxid);
-        self.advance(own);
+        self.advance(own)
     }
 
     /// Commits what a quorum has made durable.
-    pub(super) fn advance(&mut self, own: &mut Own) {
+    pub(super) fn advance(&mut self, own: &mut Own) -> Turn {
         if !self.is_active() {
-            return;
+            return Ok(());
         }
         if let Some(zxid) = self.committable(own) {
             self.commit(own, zxid);
         }
+        self.try_hand_over(own)
     }
 
     /// The newest transaction that a quorum has, if it is not committed yet.
@@ -485,6 +540,74 @@ impl Leader {
             }
             waits
         });
+    }
+
+    /// Asks for the last transactions, to lead no longer once they are committed.
+    fn resign(&mut self, own: &mut Own, why: Resignation) {
+        if self.resigned.is_some() || self.handing.is_some() {
+            return;
+        }
+        self.resigned = Some((why, own.now));
+        let reason = match why {
+            Resignation::Exhausted => "the epoch has few numbers left",
+            Resignation::Disk => SLOW_DISK,
+        };
+        own.out.push(Output::Resign { reason });
+    }
+
+    /// Nothing more will be proposed: leads until everything is committed, then lets another.
+    pub(super) fn hand_over(&mut self, own: &mut Own, to: Option<Sid>) -> Turn {
+        if !self.is_active() {
+            return Over::because("it was asked to lead no longer");
+        }
+        let (to, limit) = match self.resigned {
+            Some((Resignation::Exhausted, _)) => (to.or(Some(own.id())), own.settings.sync_limit),
+            Some((Resignation::Disk, _)) => (to, own.settings.disk_limit),
+            None => (to, own.settings.sync_limit),
+        };
+        let until = own.now + limit;
+        self.handing.get_or_insert(Handing { to, until });
+        self.try_hand_over(own)
+    }
+
+    /// Ends the role in favour of a follower that has everything, if there is one by now.
+    fn try_hand_over(&mut self, own: &mut Own) -> Turn {
+        let Some(handing) = self.handing else {
+            return Ok(());
+        };
+        if !self.learners.values().any(|r| can_lead(own, handing.to, r))
+            && handing.to != Some(own.id())
+        {
+            return Over::because("there is no follower that can take over");
+        }
+        let last = own.history.last();
+        if own.history.applied() < last {
+            return Ok(());
+        }
+        if handing.to == Some(own.id()) {
+            return self.pass_on(own, own.id());
+        }
+        let ready = self
+            .learners
+            .values()
+            .filter(|r| can_lead(own, handing.to, r) && r.acked >= last);
+        match ready.map(|remote| remote.sid).max() {
+            Some(to) => self.pass_on(own, to),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the role, and names the next leader to all who understand it.
+    fn pass_on(&mut self, own: &mut Own, to: Sid) -> Turn {
+        for (link, remote) in &self.learners {
+            if remote.stage == Stage::Joined && remote.features.extended() {
+                own.send(*link, Packet::HandOver { to });
+            }
+        }
+        Err(Over {
+            reason: "it hands over",
+            next: Some(to),
+        })
     }
 
     /// A learner wants to hear when everything proposed so far is committed.
@@ -525,4 +648,11 @@ impl Leader {
             self.drop_learner(own, link, reason);
         }
     }
+}
+
+/// Can this learner be the next leader, if that is to be `to`, once it has everything?
+fn can_lead(own: &Own, to: Option<Sid>, remote: &Remote) -> bool {
+    let named = to.is_none_or(|to| to == remote.sid);
+    let follows = remote.stage == Stage::Joined && !remote.observer;
+    named && follows && remote.features.extended() && own.committed.is_voter(remote.sid)
 }

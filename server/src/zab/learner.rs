@@ -386,7 +386,7 @@ impl Learner {
             }
             Packet::HandOver { to } if self.features.extended() => Err(Over {
                 reason: "the leader hands over",
-                next: Some(to),
+                next: Some(to).filter(|to| own.is_voter(*to)),
             }),
             Packet::Unknown { .. } => Ok(()),
             other => self.history(own, other),

@@ -60,7 +60,7 @@ pub struct Recovered {
 /// One member of an ensemble: everything that it promises to others, and when.
 #[derive(Debug)]
 pub struct Peer {
-    own: Own,
+    pub(super) own: Own,
     election: Election,
     state: State,
     /// Connections of learners that have decided before this member has.
@@ -112,7 +112,9 @@ impl Peer {
         if let Err(over) = self.take(input) {
             self.end(over);
         }
-        self.settle();
+        if let Err(over) = self.settle() {
+            self.end(over);
+        }
         std::mem::swap(&mut self.own.out, out);
     }
 
@@ -192,14 +194,12 @@ impl Peer {
             Input::Notified { from, notification } => {
                 let (now, out) = (self.own.now, &mut self.own.out);
                 let decision = self.election.receive(now, from, &notification, out);
-                self.decided(decision);
-                Ok(())
+                self.decided(decision)
             }
             Input::Reachable { sid, reachable } => {
                 let (now, out) = (self.own.now, &mut self.own.out);
                 let decision = self.election.reachable(now, sid, reachable, out);
-                self.decided(decision);
-                Ok(())
+                self.decided(decision)
             }
             Input::Accepted { link } => {
                 self.accepted(link);
@@ -240,7 +240,7 @@ impl Peer {
             _ => {}
         }
         match (&mut self.state, input) {
-            (State::Leading(leader), Input::Durable { .. }) => leader.advance(own),
+            (State::Leading(leader), Input::Durable { .. }) => return leader.advance(own),
             (State::Leading(leader), Input::EpochWritten { .. }) => leader.epoch_written(own),
             (State::Learning(learner), Input::Durable { .. }) => learner.acknowledge(own),
             (State::Learning(learner), Input::EpochWritten { .. }) => learner.epoch_written(own),
@@ -267,6 +267,7 @@ impl Peer {
             Input::SnapshotBegun { link, zxid } => leader.snapshot_begun(own, link, zxid),
             Input::Propose { epoch, entries } => return leader.propose(own, epoch, entries),
             Input::Sync { link } => leader.sync(own, link),
+            Input::HandOver { to } => return leader.hand_over(own, to),
             _ => {}
         }
         Ok(())
@@ -279,15 +280,14 @@ impl Peer {
             self.own.close(link, "this server does not lead");
         }
         match &mut self.state {
-            State::Settling { .. } => {}
+            State::Settling { .. } => Ok(()),
             State::Looking => {
                 let decision = self.election.wake(now, &mut self.own.out);
-                self.decided(decision);
+                self.decided(decision)
             }
-            State::Leading(leader) => return leader.wake(&mut self.own),
-            State::Learning(learner) => return learner.wake(&mut self.own),
+            State::Leading(leader) => leader.wake(&mut self.own),
+            State::Learning(learner) => learner.wake(&mut self.own),
         }
-        Ok(())
     }
 
     fn accepted(&mut self, link: Link) {
@@ -304,7 +304,7 @@ impl Peer {
     fn received(&mut self, link: Link, packet: Packet) -> Turn {
         match &mut self.state {
             State::Leading(leader) if leader.owns(link) => {
-                leader.receive(&mut self.own, link, packet);
+                return leader.receive(&mut self.own, link, packet);
             }
             State::Learning(learner) if learner.owns(link) => {
                 return learner.receive(&mut self.own, link, packet);
@@ -347,7 +347,7 @@ impl Peer {
 
     /// Goes on once all is durable that a vote would speak of; and tells the votes of a role that
     /// has come to serve what epoch it is.
-    fn settle(&mut self) {
+    fn settle(&mut self) -> Turn {
         match &self.state {
             State::Settling { next } if self.own.is_settled() => {
                 let next = *next;
@@ -359,41 +359,45 @@ impl Peer {
                 let out = &mut self.own.out;
                 if let Some(leader) = next {
                     self.election.appoint(leader, credentials.last_zxid, out);
-                    return self.take_role(leader);
+                    return self.take_role(leader, true);
                 }
                 let decision = self.election.start(self.own.now, credentials, out);
-                self.decided(decision);
+                self.decided(decision)
             }
             State::Leading(_) | State::Learning(_) if self.is_serving() => {
                 self.election.settled(self.epoch());
+                Ok(())
             }
-            _ => {}
+            _ => Ok(()),
         }
     }
 
-    fn decided(&mut self, decision: Option<Decision>) {
+    fn decided(&mut self, decision: Option<Decision>) -> Turn {
         match decision {
-            Some(Decision::Elected { leader, .. }) => self.take_role(leader),
+            Some(Decision::Elected { leader, .. }) => self.take_role(leader, false),
             Some(Decision::Reconfigured(config)) => {
                 self.own.committed = config.clone();
                 self.own.out.push(Output::Activate { config });
+                Ok(())
             }
-            None => {}
+            None => Ok(()),
         }
     }
 
-    fn take_role(&mut self, leader: Sid) {
+    /// Leads, or follows a leader that was elected or named by the one before.
+    fn take_role(&mut self, leader: Sid, named: bool) -> Turn {
         if leader != self.own.id() {
             self.state = State::Learning(Box::new(Learner::new(&mut self.own, leader)));
-            return;
+            return Ok(());
         }
-        let mut leader = Box::new(Leader::new(&mut self.own));
+        let leader = Box::new(Leader::new(&mut self.own, named));
+        self.state = State::Leading(leader);
         for (link, early) in std::mem::take(&mut self.early) {
-            leader.accepted(&self.own, link);
+            self.accepted(link);
             if let Some(packet) = early.info {
-                leader.receive(&mut self.own, link, packet);
+                self.received(link, packet)?;
             }
         }
-        self.state = State::Leading(leader);
+        Ok(())
     }
 }
