@@ -7,8 +7,10 @@
 )]
 
 pub mod apache;
+pub mod cluster;
 pub mod differential;
 pub mod foreign;
+pub mod network;
 pub mod ours;
 pub mod process;
 pub mod raw;

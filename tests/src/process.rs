@@ -10,6 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 /// How long a server may take until it serves, and until it has ended when it is asked to.
@@ -109,7 +110,7 @@ pub struct ServerProcess {
     settings: Settings,
     home: TempDir,
     address: SocketAddr,
-    running: Option<Child>,
+    running: Option<Running>,
 }
 
 impl ServerProcess {
@@ -159,7 +160,7 @@ impl ServerProcess {
 
     /// The process id, while the server runs.
     pub fn pid(&self) -> Option<u32> {
-        self.running.as_ref().map(Child::id)
+        self.running.as_ref().map(Running::pid)
     }
 
     /// What the server has printed so far.
@@ -211,13 +212,8 @@ impl ServerProcess {
         let zoo_cfg = self.home.path().join("zoo.cfg");
         fs::write(&zoo_cfg, self.program.zoo_cfg(&settings)).unwrap();
         let log = File::create(self.home.path().join("server.log")).unwrap();
-        let command = leashed(&self.program.command(&zoo_cfg, &settings))
-            .current_dir(self.home.path())
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn();
-        self.running = Some(command.expect("sh is there"));
+        let command = self.program.command(&zoo_cfg, &settings);
+        self.running = Some(Running::spawn(&command, self.home.path(), log));
     }
 
     /// Waits until the server answers `srvr`; false if it has ended instead.
@@ -227,9 +223,8 @@ impl ServerProcess {
             if ask(self.address, "srvr", PROBE).is_ok_and(|answer| answer.contains("Mode: ")) {
                 return true;
             }
-            let child = self.running.as_mut().expect("just started");
-            if child.try_wait().unwrap().is_some() {
-                self.wait();
+            if self.running.as_mut().expect("just started").has_ended() {
+                self.running = None;
                 return false;
             }
             thread::sleep(POLL);
@@ -249,43 +244,30 @@ impl ServerProcess {
 
     /// Ends the server with SIGTERM and waits until it has ended.
     pub fn stop(&mut self) -> ExitStatus {
-        self.signal(rustix::process::Signal::TERM);
+        self.signal(Signal::TERM);
         self.wait()
     }
 
     /// Ends the server with SIGKILL and waits until it has ended.
     pub fn kill(&mut self) {
-        self.signal(rustix::process::Signal::KILL);
+        self.signal(Signal::KILL);
         self.wait();
     }
 
     /// Sends any signal to the server, such as `STOP` and `CONT`.
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        let pid = self.pid().expect("the server runs");
-        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
+    pub fn signal(&self, signal: Signal) {
+        self.running
+            .as_ref()
+            .expect("the server runs")
+            .signal(signal);
     }
 
     /// Waits until the server has ended by itself.
     pub fn wait(&mut self) -> ExitStatus {
-        let mut child = self.running.take().expect("the server runs");
-        let mut leash = child.stdin.take().expect("stdin is a pipe");
-        let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            if Instant::now() > deadline {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                let _ = leash.write_all(b"\n");
-                panic!("{} does not end in time:\n{}", self.name(), self.log());
-            }
-            thread::sleep(POLL);
-        };
-        // The process id may belong to somebody else from now on: let the shell's watcher go.
-        let _ = leash.write_all(b"\n");
-        status
+        let running = self.running.take().expect("the server runs");
+        running
+            .wait()
+            .unwrap_or_else(|| panic!("{} does not end in time:\n{}", self.name(), self.log()))
     }
 }
 
@@ -297,6 +279,64 @@ impl Drop for ServerProcess {
         if thread::panicking() {
             eprintln!("--- output of {}:\n{}", self.name(), self.log());
         }
+    }
+}
+
+/// A program that runs. It is killed when the value is dropped, and also when this process dies
+/// before that.
+#[derive(Debug)]
+pub struct Running(Child);
+
+impl Running {
+    /// Starts `command` in the directory `home`, with all that it prints going to `log`.
+    pub fn spawn(command: &Command, home: &Path, log: File) -> Self {
+        let child = leashed(command)
+            .current_dir(home)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn();
+        Running(child.expect("sh is there"))
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Has it ended by itself?
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
+    /// Sends any signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits until it has ended; `None` if it does not in time, and then had to be killed.
+    pub fn wait(mut self) -> Option<ExitStatus> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return Some(status);
+            }
+            thread::sleep(POLL);
+        }
+        None
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let leash = self.0.stdin.take();
+        if !self.has_ended() {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+        // The process id may belong to somebody else from now on: let the shell's watcher go.
+        let _ = leash.expect("stdin is a pipe").write_all(b"\n");
     }
 }
 
@@ -326,7 +366,7 @@ pub fn word(address: SocketAddr, word: &str) -> io::Result<String> {
     ask(address, word, PATIENCE)
 }
 
-fn ask(address: SocketAddr, word: &str, patience: Duration) -> io::Result<String> {
+pub(crate) fn ask(address: SocketAddr, word: &str, patience: Duration) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;
     stream.write_all(word.as_bytes())?;
