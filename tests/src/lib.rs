@@ -10,6 +10,7 @@ pub mod apache;
 pub mod cluster;
 pub mod differential;
 pub mod foreign;
+pub mod history;
 pub mod network;
 pub mod ours;
 pub mod process;
