@@ -224,6 +224,12 @@ impl Cluster {
         SocketAddr::new(address, client)
     }
 
+    /// Where clients connect, to every server.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let ids = self.ids().into_iter();
+        ids.map(|id| self.address(id)).collect()
+    }
+
     /// Where the other servers connect for elections.
     pub fn election_address(&self, id: usize) -> SocketAddr {
         let place = self.member(id).place;
@@ -234,15 +240,6 @@ impl Cluster {
     pub fn quorum_address(&self, id: usize) -> SocketAddr {
         let place = self.member(id).place;
         SocketAddr::new(place.address, place.quorum)
-    }
-
-    /// All servers, as clients name them.
-    pub fn connect_string(&self) -> String {
-        let addresses = self
-            .ids()
-            .into_iter()
-            .map(|id| self.address(id).to_string());
-        addresses.collect::<Vec<_>>().join(",")
     }
 
     /// The directory of a server: `zoo.cfg`, `server.log`, and `data` for its `dataDir`.

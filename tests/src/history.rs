@@ -492,10 +492,10 @@ impl<'a> Checker<'a> {
                 (Asked::Unmark(id), Answer::Unknown) => {
                     marks.remove(id);
                 }
-                (Asked::Find(id), Answer::Found(found)) => {
-                    if marks.get(id).is_some_and(|there| there != found) {
-                        self.wrong(format!("{call:?} is not what the session did"));
-                    }
+                (Asked::Find(id), Answer::Found(found))
+                    if marks.get(id).is_some_and(|there| there != found) =>
+                {
+                    self.wrong(format!("{call:?} is not what the session did"));
                 }
                 _ => {}
             }

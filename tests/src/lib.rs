@@ -16,3 +16,4 @@ pub mod ours;
 pub mod process;
 pub mod raw;
 pub mod relay;
+pub mod workload;
