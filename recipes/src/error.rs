@@ -1,5 +1,6 @@
 //! What can go wrong in a recipe.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client as client;
@@ -59,6 +60,15 @@ pub enum Error {
         asked: usize,
         /// How many there are.
         limit: usize,
+    },
+
+    /// A value cannot be written as the data of a znode, or the data is no such value.
+    #[error("{path:?} does not hold what is expected: {source}")]
+    Payload {
+        /// The znode.
+        path: String,
+        /// What is wrong.
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
 
     /// Those who share the path do not agree about how it is set up.

@@ -28,15 +28,22 @@
 struct Readme;
 
 mod barrier;
+mod cache;
+mod changes;
+mod config;
 mod double_barrier;
 mod election;
 mod error;
+mod group;
 mod guard;
 mod hold;
 mod layout;
 mod lock;
+mod payload;
+mod persistent_node;
 mod protect;
 mod queue;
+mod receipt;
 mod reentrant;
 mod rwlock;
 mod semaphore;
@@ -44,13 +51,18 @@ mod settings;
 mod simple_lock;
 
 pub use barrier::Barrier;
+pub use cache::{Cache, CacheEvent, CachedNode};
+pub use config::{Config, ConfigTree, Versioned};
 pub use double_barrier::{DoubleBarrier, Inside};
 pub use election::{Candidacy, Election, Leadership};
 pub use error::Error;
+pub use group::{Group, GroupEvent, Membership};
 pub use guard::{FencedTransaction, FencingToken, Guard, MultiGuard};
 pub use hold::{HoldState, LostReason};
 pub use layout::Layout;
 pub use lock::{Lock, MultiLock};
+pub use payload::{Json, Payload};
+pub use persistent_node::{NodeState, PersistentNode};
 pub use queue::Contender;
 pub use quorate_client as client;
 pub use quorate_client::{

@@ -338,7 +338,7 @@ impl Drop for Protected {
 }
 
 /// Deletes a znode that was found to be this process's own, unless it has changed since.
-async fn delete_found(client: &Client, path: &str, found: Result<Option<Stat>, Error>) {
+pub(crate) async fn delete_found(client: &Client, path: &str, found: Result<Option<Stat>, Error>) {
     let deleted = async {
         let Some(stat) = found? else {
             return Ok(());

@@ -6,7 +6,10 @@
 )]
 
 mod barrier;
+mod cache;
+mod config;
 mod election;
+mod group;
 mod history;
 mod lock;
 mod locks;

@@ -1,0 +1,313 @@
+//! Configuration that is watched (spec: recipes, section 6.7).
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use async_stream::stream;
+use futures::{Stream, StreamExt};
+use quorate_client::{Client, CreateMode, CreateOptions, Error as ClientError, path};
+
+use crate::cache::{Cache, CacheEvent};
+use crate::changes::{Found, look_synced, of_node};
+use crate::error::Error;
+use crate::payload::{Payload, decode, encode};
+use crate::protect::{create_parents, patient};
+use crate::receipt::Receipts;
+use crate::settings::{Settings, setters};
+
+/// A value that many read and follow, and some change.
+///
+/// ```no_run
+/// # async fn demo(client: quorate_recipes::Client) -> Result<(), quorate_recipes::Error> {
+/// use futures::StreamExt;
+/// use quorate_recipes::{Config, Json};
+///
+/// #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+/// struct Limits {
+///     uploads: u32,
+/// }
+///
+/// let limits: Config<Json<Limits>> = Config::new(&client, "/config/limits");
+/// limits
+///     .update(|now| {
+///         let mut limits = now.unwrap_or_default();
+///         limits.uploads += 1;
+///         Some(limits)
+///     })
+///     .await?;
+/// let mut versions = limits.watch();
+/// while let Some(version) = versions.next().await {
+///     println!("{:?}", version?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "a configuration does nothing by itself"]
+pub struct Config<T> {
+    settings: Settings,
+    receipts: Receipts,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Config<T> {
+    fn clone(&self) -> Self {
+        Config {
+            settings: self.settings.clone(),
+            receipts: self.receipts.clone(),
+            value: PhantomData,
+        }
+    }
+}
+
+/// A value in one of its versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Versioned<T> {
+    /// The value.
+    pub value: T,
+    /// The version of the znode.
+    pub version: i32,
+    /// The number of the transaction that wrote it, which grows with every write, also if the znode
+    /// is deleted and created again.
+    pub zxid: i64,
+}
+
+impl<T: Payload> Config<T> {
+    /// The value in the znode at `path`.
+    pub fn new(client: &Client, path: impl Into<String>) -> Self {
+        Config {
+            settings: Settings::new(client, path),
+            receipts: Receipts::new(client),
+            value: PhantomData,
+        }
+    }
+
+    setters!(acl);
+
+    /// The current value; `None` if the znode does not exist. The server that answers catches up
+    /// with the leader before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Payload`] if there is something else; [`Error::Client`] when the session ends, and
+    /// with what a server refuses.
+    ///
+    /// Cancel safe.
+    pub async fn get(&self) -> Result<Option<Versioned<T>>, Error> {
+        self.read(look_synced(&self.settings.client, self.path()).await?)
+    }
+
+    /// Writes a value, whatever is there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Config::get).
+    ///
+    /// Dropping the future gives up the wait only.
+    pub async fn set(&self, value: &T) -> Result<(), Error> {
+        let data = encode(self.path(), value)?;
+        let Settings { client, path, .. } = &self.settings;
+        loop {
+            let set = || client.set_data(path, &data, None);
+            match patient().run_idempotent(set).await {
+                Ok(_) => return Ok(()),
+                Err(ClientError::NoNode { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            self.create_parents().await?;
+            let options = CreateOptions::new(CreateMode::Persistent).acl(&self.settings.acl);
+            let create = || client.create(path, &data, options);
+            match patient().run_idempotent(create).await {
+                Ok(_) => return Ok(()),
+                Err(ClientError::NodeExists { .. } | ClientError::NoNode { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Changes the value from what it is, which others cannot change meanwhile: `change` is called
+    /// again if they do. It gets `None` if the znode does not exist, and answers `None` to leave the
+    /// value as it is. Answers the value that is there then.
+    ///
+    /// A change is made exactly once, also if connections are lost.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Config::get). Only if [`Error::outcome`] says that it is unknown may the
+    /// change have been made nevertheless.
+    ///
+    /// Dropping the future gives up the wait only.
+    pub async fn update(
+        &self,
+        mut change: impl FnMut(Option<T>) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let Settings {
+            client, path, acl, ..
+        } = &self.settings;
+        loop {
+            let found = look_synced(client, path).await?;
+            let version = found.as_ref().map(|(_, stat)| stat.version);
+            let value = self.read(found)?.map(|versioned| versioned.value);
+            let Some(changed) = change(value) else {
+                return Ok(self.get().await?.map(|versioned| versioned.value));
+            };
+            let data = encode(path, &changed)?;
+            let options = CreateOptions::new(CreateMode::Persistent).acl(acl);
+            if version.is_none() {
+                self.create_parents().await?;
+            }
+            let written = self.receipts.commit(|transaction| match version {
+                Some(version) => transaction.set_data(path, &data, version),
+                None => transaction.create(path, &data, options),
+            });
+            match written.await {
+                Ok(_) => return Ok(Some(changed)),
+                Err(ClientError::Transaction { source, .. }) => match *source {
+                    // Somebody else was quicker.
+                    ClientError::BadVersion { .. }
+                    | ClientError::NoNode { .. }
+                    | ClientError::NodeExists { .. } => {}
+                    error => return Err(error.into()),
+                },
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Deletes the value. Does nothing if there is none.
+    ///
+    /// # Errors
+    ///
+    /// What a server refuses; the end of the session.
+    ///
+    /// Dropping the future gives up the wait only.
+    pub async fn delete(&self) -> Result<(), Error> {
+        let Settings { client, path, .. } = &self.settings;
+        match patient().run_idempotent(|| client.delete(path, None)).await {
+            Ok(()) | Err(ClientError::NoNode { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The current value, then each change; `None` while the znode does not exist. Several quick
+    /// changes may be seen as one, but the last one is never missed, and no older value follows a
+    /// newer one.
+    ///
+    /// Something that is no value is an [`Error::Payload`], after which the stream goes on. It ends
+    /// after any other error, such as the end of the session.
+    pub fn watch(
+        &self,
+    ) -> impl Stream<Item = Result<Option<Versioned<T>>, Error>> + Send + Unpin + use<T> {
+        let mut found = of_node(self.settings.client.clone(), self.path().to_owned());
+        let config = self.clone();
+        Box::pin(stream! {
+            while let Some(found) = found.next().await {
+                yield found.and_then(|found| config.read(found));
+            }
+        })
+    }
+
+    fn read(&self, found: Found) -> Result<Option<Versioned<T>>, Error> {
+        let Some((data, stat)) = found else {
+            return Ok(None);
+        };
+        Ok(Some(Versioned {
+            value: decode(self.path(), &data)?,
+            version: stat.version,
+            zxid: stat.mzxid,
+        }))
+    }
+
+    async fn create_parents(&self) -> Result<(), Error> {
+        let Settings {
+            client, path, acl, ..
+        } = &self.settings;
+        match path::parent(path) {
+            Some(parent) if parent != "/" => Ok(create_parents(client, parent, acl).await?),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A whole tree of values, each in a znode of its own, as a local copy that follows the servers.
+///
+/// ```no_run
+/// # async fn demo(client: quorate_recipes::Client) -> Result<(), quorate_recipes::Error> {
+/// use quorate_recipes::ConfigTree;
+///
+/// let tree: ConfigTree<String> = ConfigTree::new(&client, "/config");
+/// tree.ready().await?;
+/// println!("{:?}", tree.get("database/url")?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "the copy ends when it is dropped"]
+pub struct ConfigTree<T> {
+    cache: Cache,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T: Payload> ConfigTree<T> {
+    /// Begins to copy what is below `path`.
+    pub fn new(client: &Client, path: impl Into<String>) -> Self {
+        ConfigTree {
+            cache: Cache::new(client, path),
+            value: PhantomData,
+        }
+    }
+
+    /// Waits until everything that was there at the beginning is here.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Cache::ready`].
+    pub async fn ready(&self) -> Result<(), Error> {
+        self.cache.ready().await
+    }
+
+    /// The value of a key such as `database/url`; `None` if there is none, or nothing in it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Payload`] if there is something else.
+    pub fn get(&self, key: &str) -> Result<Option<T>, Error> {
+        let path = crate::protect::join(self.cache.path(), key);
+        let found = self.cache.get(&path).filter(|node| !node.data.is_empty());
+        found.map(|node| decode(&path, &node.data)).transpose()
+    }
+
+    /// All values by their keys, but for what is no value.
+    pub fn values(&self) -> BTreeMap<String, T> {
+        let nodes = self.cache.snapshot().into_iter();
+        let values = nodes.filter_map(|(path, node)| {
+            let value = T::decode(&node.data).ok()?;
+            (!node.data.is_empty()).then_some((self.key(&path)?, value))
+        });
+        values.collect()
+    }
+
+    /// The keys whose values change, with the new value, or `None` when they are deleted: first all
+    /// that are there.
+    pub fn changes(
+        &self,
+    ) -> impl Stream<Item = Result<(String, Option<T>), Error>> + Send + Unpin + use<'_, T> {
+        let events = self.cache.events();
+        Box::pin(events.filter_map(async |event| match event {
+            Ok(CacheEvent::Added { path, node } | CacheEvent::Changed { path, node }) => {
+                let key = self.key(&path)?;
+                let value = (!node.data.is_empty()).then(|| decode(&path, &node.data));
+                Some(value.transpose().map(|value| (key, value)))
+            }
+            Ok(CacheEvent::Removed { path, .. }) => Some(Ok((self.key(&path)?, None))),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        }))
+    }
+
+    fn key(&self, path: &str) -> Option<String> {
+        let key = path.strip_prefix(self.cache.path().trim_end_matches('/'))?;
+        Some(key.strip_prefix('/')?.to_owned())
+    }
+}
