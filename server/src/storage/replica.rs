@@ -11,8 +11,8 @@ use super::{Storage, recovery};
 use crate::tree::Tree;
 use crate::zab::Entry;
 
-/// A buffer that one huge batch has left behind is not kept for ever.
-const KEPT_CAPACITY: usize = 1 << 20;
+/// More than that is not gathered before it is written.
+const GATHERED: usize = 256 << 10;
 
 /// The log, the epochs and the snapshots of a member. One thread owns it.
 ///
@@ -45,9 +45,11 @@ pub struct Replica {
     log: LogWriter,
     /// The newest transaction in the log; -1 if there is not even a database.
     last_zxid: i64,
-    /// Was something appended since the last sync?
-    dirty: bool,
+    /// Records that are still to be written, and the transaction that they begin with.
     records: Vec<u8>,
+    first: i64,
+    /// Was something written since the last sync?
+    dirty: bool,
 }
 
 impl Replica {
@@ -57,8 +59,9 @@ impl Replica {
             log: storage.log_writer(),
             storage,
             last_zxid,
-            dirty: false,
             records: Vec::new(),
+            first: 0,
+            dirty: false,
         }
     }
 
@@ -67,55 +70,56 @@ impl Replica {
         self.last_zxid
     }
 
-    /// Appends transactions, in one write.
+    /// Appends transactions. What is appended before the next [`sync`](Replica::sync) is written
+    /// at once, unless it is a lot.
     ///
     /// # Errors
-    /// [`StorageError::OutOfOrder`] if they leave a gap behind the last one: then nothing was
-    /// written. Otherwise what the operating system says.
+    /// [`StorageError::OutOfOrder`] if they leave a gap behind the last one: then none of them is
+    /// appended. Otherwise what the operating system says.
     pub fn append(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
-            return Ok(());
-        };
-        let mut previous = self.last_zxid;
+        let mut last = self.last_zxid;
         for entry in entries {
-            in_order(previous, entry.zxid)?;
-            previous = entry.zxid;
+            if !follows(last, entry.zxid) {
+                let next = entry.zxid;
+                return Err(StorageError::OutOfOrder { last, next });
+            }
+            last = entry.zxid;
         }
-        let mut records = std::mem::take(&mut self.records);
+        if self.last_zxid < 0 && !entries.is_empty() {
+            // No log without a snapshot: recovery could not tell that none was lost.
+            let tree = Tree::new();
+            self.storage.write_snapshot(&mut StillTree::new(&tree))?;
+        }
+        self.last_zxid = last;
         for entry in entries {
-            encode_record(&mut records, |body| body.extend_from_slice(&entry.bytes));
+            if self.records.is_empty() {
+                self.first = entry.zxid;
+            }
+            encode_record(&mut self.records, |body| {
+                body.extend_from_slice(&entry.bytes);
+            });
+            if self.records.len() >= GATHERED {
+                self.write()?;
+            }
         }
-        let appended = self.append_records(first.zxid, last.zxid, &records);
-        records.clear();
-        records.shrink_to(KEPT_CAPACITY);
-        self.records = records;
-        appended
+        Ok(())
     }
 
-    /// Appends transactions `first` to `last`, already encoded as records one behind the other
-    /// (see [`encode_record`]).
-    ///
-    /// # Errors
-    /// As [`Replica::append`].
-    pub fn append_records(
-        &mut self,
-        first: i64,
-        last: i64,
-        records: &[u8],
-    ) -> Result<(), StorageError> {
-        in_order(self.last_zxid, first)?;
-        if self.last_zxid < 0 {
-            // No log without a snapshot: recovery could not tell that none was lost.
-            self.storage
-                .write_snapshot(&mut StillTree::new(&Tree::new()))?;
+    fn write(&mut self) -> Result<(), StorageError> {
+        if self.records.is_empty() {
+            return Ok(());
         }
         self.dirty = true;
-        self.last_zxid = last;
-        self.log.append(first, records)
+        self.log.append(self.first, &self.records)?;
+        self.records.clear();
+        // One huge transaction does not take up its room for ever.
+        self.records.shrink_to(2 * GATHERED);
+        Ok(())
     }
 
-    /// Makes everything that was appended durable. Answers how long that took.
+    /// Makes everything that was appended durable. Answers how long the sync took.
     pub fn sync(&mut self) -> Result<Duration, StorageError> {
+        self.write()?;
         if !std::mem::take(&mut self.dirty) {
             return Ok(Duration::ZERO);
         }
@@ -153,21 +157,15 @@ impl Replica {
 
     /// Makes everything durable and closes the log; the next transaction opens another file.
     pub fn roll(&mut self) -> Result<(), StorageError> {
+        self.write()?;
         self.dirty = false;
         self.log.roll()
     }
 
-    /// Bytes of log since the last [`roll`](Replica::roll), for
+    /// Bytes of log that were written since the last [`roll`](Replica::roll), for
     /// [`SnapshotTrigger`](super::SnapshotTrigger).
     pub fn size(&self) -> u64 {
         self.log.size()
-    }
-}
-
-fn in_order(last: i64, next: i64) -> Result<(), StorageError> {
-    match follows(last, next) {
-        true => Ok(()),
-        false => Err(StorageError::OutOfOrder { last, next }),
     }
 }
 
