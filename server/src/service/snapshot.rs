@@ -90,7 +90,9 @@ fn take(storage: &Storage, service: &Service) {
             file = %written.path.display(), bytes = written.len, elapsed = ?written.elapsed,
             "snapshot written"
         ),
-        Ok(None) => tracing::info!("a snapshot was given up, because the server stops"),
+        Ok(None) => tracing::info!(
+            "a snapshot was given up: the server stops, or gives up its history for its leader's"
+        ),
         Err(error) => tracing::error!(%error, "a snapshot could not be written"),
     }
 }

@@ -265,6 +265,39 @@ fn crashes_amid_an_installation_leave_one_history() {
 }
 
 #[test]
+fn the_log_may_lie_in_a_directory_of_its_own() {
+    let history = three_epochs();
+    let leaders = History::new([1, zxid_of(2, 3)], "leader");
+    let storage = |disk: &MemDisk| {
+        let mut options = crate::support::options();
+        options.log_dir = "/log".into();
+        crate::support::storage_with(disk, options)
+    };
+    let acts: [&dyn Fn(&mut Replica) -> Result<(), StorageError>; 2] = [
+        &|replica| replica.truncate(zxid_of(1, 3)).map(drop),
+        &|replica| replica.install(&leaders.tree(zxid_of(2, 3))),
+    ];
+    for act in acts {
+        for nth in 1.. {
+            let disk = MemDisk::new();
+            let mut replica = write(&storage(&disk), &history).unwrap();
+            disk.cut_power_at_sync(disk.syncs() + nth);
+            let done = act(&mut replica).is_ok();
+            for seed in 0..12 {
+                let recovered = storage(&disk.lose_power(seed)).recover().unwrap();
+                let last = recovered.report.last_zxid;
+                let found = [&history, &leaders].map(|history| history.digests.get(&last));
+                assert!(found.contains(&Some(&recovered.tree.digest())));
+                assert!(!done || last == replica.last_zxid());
+            }
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
 fn an_installed_tree_is_all_there_is_and_the_log_goes_on_behind_it() {
     let history = three_epochs();
     let (disk, mut replica) = member(&history);
