@@ -19,4 +19,6 @@ pub mod txn;
 pub mod zab;
 
 pub use error::ServerError;
+#[doc(hidden)]
+pub use quorum::probe;
 pub use server::{Builder, Server};

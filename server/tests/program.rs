@@ -7,8 +7,8 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
-    net::TcpListener,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -677,6 +677,126 @@ fn check_of_myid() {
     site.run(&["start"])
         .ends_with(1)
         .has("3 voting servers are configured");
+}
+
+/// What another server says on its election port, to whoever asks: that it is `sid`, and that it
+/// leads an ensemble of this configuration.
+fn another_server(listener: TcpListener, sid: i64, config: &str) {
+    let mut vote = Vec::new();
+    vote.extend(2_i32.to_be_bytes());
+    vote.extend(sid.to_be_bytes());
+    vote.extend([0; 24]);
+    vote.extend(2_i32.to_be_bytes());
+    vote.extend(u32::try_from(config.len()).unwrap().to_be_bytes());
+    vote.extend(config.as_bytes());
+    let mut frame = u32::try_from(vote.len()).unwrap().to_be_bytes().to_vec();
+    frame.extend(vote);
+    let mut greeting = (-65536_i64).to_be_bytes().to_vec();
+    greeting.extend(sid.to_be_bytes());
+    greeting.extend([0, 0, 0, 3]);
+    greeting.extend(b"h:1");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 20];
+            stream.read_exact(&mut head).unwrap();
+            let mut address = vec![0; usize::from(head[19])];
+            stream.read_exact(&mut address).unwrap();
+            let mut back = TcpStream::connect(String::from_utf8(address).unwrap()).unwrap();
+            back.write_all(&greeting).unwrap();
+            back.read_exact(&mut head).unwrap();
+            back.write_all(&frame).unwrap();
+        }
+    });
+}
+
+/// Ports for other servers; those that are taken out answer, the others are free.
+fn ports() -> [(u16, TcpListener); 4] {
+    [(); 4].map(|()| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        (listener.local_addr().unwrap().port(), listener)
+    })
+}
+
+#[test]
+fn check_of_other_servers() {
+    let [own, quorum, good, silent] = ports();
+    let list = format!(
+        "server.1=127.0.0.1:1:{}\nserver.2=127.0.0.1:{}:{}\nserver.3=127.0.0.1:1:{}\nserver.4=nowhere.invalid:1:2\n",
+        own.0, quorum.0, good.0, silent.0
+    );
+    let site = Site::with(&format!("initLimit=5\nsyncLimit=2\n{list}"));
+    site.write("data/myid", "1\n");
+    another_server(good.1, 2, &list);
+    drop((own.1, silent.1));
+    let said = site.run(&["check"]);
+    said.finds("warning", "settings", "4 voters survive no more failures")
+        .finds("ok", "server.1 election port", "is free")
+        .finds("ok", "server.2", "it leads")
+        .finds("warning", "server.3", "cannot be reached")
+        .finds("warning", "server.4", "\"nowhere.invalid\" has no address");
+    assert!(!said.out.contains("another:"), "{}", said.out);
+    assert!(!said.out.contains("have the id"), "{}", said.out);
+}
+
+#[test]
+fn check_of_servers_that_disagree() {
+    let [own, other, stranger, shut] = ports();
+    let list = |third: &str| {
+        format!(
+            "server.1=127.0.0.1:1:{}\nserver.2=127.0.0.1:{}:{}\n{third}",
+            own.0, shut.0, other.0
+        )
+    };
+    let here = list(&format!("server.3=127.0.0.1:1:{}\n", stranger.0));
+    let site = Site::with(&format!("initLimit=5\nsyncLimit=2\n{here}"));
+    site.write("data/myid", "1\n");
+    another_server(other.1, 1, &list("server.4=h:1:2\n"));
+    thread::spawn(move || {
+        for stream in stranger.1.incoming() {
+            stream.unwrap().write_all(b"HTTP/1.1 400\r\n\r\n").unwrap();
+        }
+    });
+    drop((own.1, shut.1));
+    site.run(&["check"])
+        .ends_with(1)
+        .finds("error", "server.2", "says that it is server 1")
+        .finds("error", "myid", "this server and the one at 127.0.0.1")
+        .finds(
+            "error",
+            "server.2",
+            "server.3 is missing there; server.4 is missing here",
+        )
+        .finds("error", "server.2", "its quorum port")
+        .finds("warning", "server.3", "does not answer as a server");
+}
+
+#[test]
+fn check_of_names() {
+    let lines = "initLimit=5\nsyncLimit=2\nserver.1=localhost:1:2\nserver.2=h2.invalid:1:2\nserver.3=h3.invalid:1:2\n";
+    let site = Site::with(lines);
+    site.write("data/myid", "1\n");
+    site.run(&["check"]).ends_with(1).finds(
+        "error",
+        "server.1",
+        "where no other server reaches it",
+    );
+    let site = Site::with(&lines.replace("localhost", "192.0.2.3"));
+    site.write("data/myid", "1\n");
+    site.run(&["check"]).ends_with(1).finds(
+        "error",
+        "server.1 election port",
+        "192.0.2.3 is no address of this machine",
+    );
+}
+
+#[test]
+fn check_of_a_server_that_stands_alone_by_mistake() {
+    let site = Site::with("server.1=127.0.0.1:1:2\n");
+    site.write("data/myid", "1\n");
+    site.run(&["check"])
+        .finds("warning", "settings", "it stands alone")
+        .finds("warning", "myid", "this server stands alone");
 }
 
 #[test]

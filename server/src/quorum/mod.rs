@@ -4,4 +4,5 @@ mod codec;
 mod election;
 mod faults;
 
+pub use election::probe;
 pub(crate) use faults::Faults;

@@ -324,7 +324,7 @@ async fn read(
 }
 
 /// Takes a frame out of the buffer, if all of it is there.
-fn take_frame(buffer: &mut BytesMut) -> Result<Option<Bytes>, Refusal> {
+pub(super) fn take_frame(buffer: &mut BytesMut) -> Result<Option<Bytes>, Refusal> {
     let Some(length) = buffer.first_chunk::<4>() else {
         return Ok(None);
     };

@@ -10,6 +10,7 @@
 
 mod caller;
 mod greeting;
+pub mod probe;
 #[cfg(test)]
 mod tests;
 
@@ -141,17 +142,13 @@ impl ElectionPort {
 
     /// Sends a vote. It takes the place of one that still waits.
     pub(crate) fn send(&self, to: Sid, notification: &Notification) {
-        let payload = notification.encode();
-        let mut frame = BytesMut::with_capacity(4 + payload.len());
-        frame.put_u32(u32::try_from(payload.len()).unwrap_or(u32::MAX));
-        frame.put(payload);
         let mut peers = self.port.peers.lock();
         if !peers.contains_key(&to) && !self.port.addresses.read().contains_key(&to) {
             tracing::debug!(server = to, "a vote for a server that is nowhere");
             return;
         }
         let peer = self.port.peer(&mut peers, to);
-        peer.outbox.votes.lock().waiting = Some(frame.freeze());
+        peer.outbox.votes.lock().waiting = Some(to_frame(notification));
         peer.outbox.filled.notify_one();
     }
 
@@ -300,6 +297,14 @@ impl Outbox {
     fn is_empty(&self) -> bool {
         self.votes.lock().waiting.is_none()
     }
+}
+
+fn to_frame(notification: &Notification) -> Bytes {
+    let payload = notification.encode();
+    let mut frame = BytesMut::with_capacity(4 + payload.len());
+    frame.put_u32(u32::try_from(payload.len()).unwrap_or(u32::MAX));
+    frame.put(payload);
+    frame.freeze()
 }
 
 fn election_addresses(member: &Member) -> impl Iterator<Item = HostPort> {

@@ -410,6 +410,29 @@ async fn links_can_be_cut_and_slowed() {
 }
 
 #[tokio::test]
+async fn a_server_says_who_it_is_to_one_who_asks() {
+    let mut nodes = nodes(&[1, 2]).await;
+    let membership = membership_of(&nodes[0]);
+    let address = nodes[1].address();
+    let asking = tokio::spawn(async move { probe::ask(address, &membership, PATIENCE).await });
+    let asked = nodes[1].next_vote().await;
+    assert_eq!(asked, (0, 0));
+    nodes[1].send(0, 5);
+    let answer = asking.await.unwrap().unwrap();
+    assert_eq!(answer.sid, Some(2));
+    assert_eq!(answer.vote, Some(vote(5)));
+
+    let closed = nodes.pop().unwrap();
+    closed.port.shutdown().await;
+    let membership = membership_of(&nodes[0]);
+    let refused = probe::ask(address, &membership, PATIENCE).await;
+    assert_eq!(
+        refused.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionRefused
+    );
+}
+
+#[tokio::test]
 async fn greetings_of_all_versions_are_read() {
     let addresses = vec![
         HostPort {

@@ -1,6 +1,7 @@
 //! `check`: everything that keeps a server from running well, in words, with what to do.
 
 mod data;
+mod ensemble;
 mod network;
 
 use std::{
@@ -131,6 +132,7 @@ pub(crate) fn run(place: &Place, options: &Options) -> Report {
     data::check(config, running, &mut report);
     my_id(config, &mut report);
     network::check(config, running, &mut report);
+    ensemble::check(config, running, &mut report);
     clock(config, &mut report);
     open_files(config, &mut report);
     report
@@ -228,9 +230,10 @@ fn my_id(config: &Config, report: &mut Report) {
         // What is wrong with it has been told with the settings.
         Some(_) => {}
         None if path.is_file() => {
-            report.ok(
+            report.warning(
                 "myid",
-                "not needed by a server that stands alone; it is ignored",
+                "this server stands alone, and myid is ignored",
+                "if it belongs to an ensemble, zoo.cfg lacks the server.N lines of its members",
             );
         }
         None => report.ok("myid", "not needed by a server that stands alone"),

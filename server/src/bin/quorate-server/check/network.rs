@@ -2,7 +2,7 @@
 
 use std::{
     io::ErrorKind,
-    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    net::{SocketAddr, TcpListener},
 };
 
 use quorate_server::config::Config;
@@ -20,43 +20,10 @@ pub(super) fn check(config: &Config, running: Option<u32>, report: &mut Report) 
             "add clientPort=2181",
         ),
     }
-    let Some(ensemble) = &config.ensemble else {
-        return;
-    };
-    for (id, member) in &ensemble.members.servers {
-        let subject = format!("server.{id}");
-        for address in &member.addresses {
-            let host = (address.host.as_str(), address.quorum_port);
-            let resolved = host
-                .to_socket_addrs()
-                .ok()
-                .and_then(|mut found| found.next());
-            match resolved {
-                None => report.warning(
-                    &subject,
-                    format!("the host {:?} has no address", address.host),
-                    "correct the name, or see that DNS or /etc/hosts knows it",
-                ),
-                Some(resolved) if *id == ensemble.my_id => {
-                    port(&format!("{subject} quorum port"), resolved, running, report);
-                    let election = SocketAddr::new(resolved.ip(), address.election_port);
-                    port(
-                        &format!("{subject} election port"),
-                        election,
-                        running,
-                        report,
-                    );
-                }
-                Some(resolved) => {
-                    report.ok(&subject, format!("{} is {}", address.host, resolved.ip()));
-                }
-            }
-        }
-    }
 }
 
 /// Tries whether a port can be listened on, and if not, finds out why.
-fn port(subject: &str, address: SocketAddr, running: Option<u32>, report: &mut Report) {
+pub(super) fn port(subject: &str, address: SocketAddr, running: Option<u32>, report: &mut Report) {
     if address.port() == 0 {
         report.ok(subject, "chosen by the system at the start");
         return;
