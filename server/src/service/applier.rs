@@ -328,6 +328,10 @@ fn reply(out: &mut Vec<u8>, entry: &TxnEntry<'_>, op: OpCode, applied: &Applied,
                 }
                 .encode(out);
             }
+            (Txn::Reconfig(txn), Applied::Stat(stat)) => {
+                txn.data.encode(out);
+                stat.encode(out);
+            }
             (_, Applied::Stat(stat)) => match created_path(&entry.txn) {
                 Some(path) if op == OpCode::Create => CreateResponse { path }.encode(out),
                 Some(path) => Create2Response { path, stat: *stat }.encode(out),

@@ -6,7 +6,6 @@
 //! [`Service::learner_left`], `Deliver` → [`Service::deliver`]. They are called in the order of the
 //! outputs; none of them waits for anything but short locks.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,7 +13,6 @@ use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use parking_lot::Mutex;
 use quorate_proto::OpCode;
 use quorate_proto::jute::{Decode, Encode};
 
@@ -24,8 +22,8 @@ use super::roles::{Job, MemberApplier};
 use super::{Mode, Service, wall_clock};
 use crate::error::ServerError;
 use crate::tree::Tree;
-use crate::txn::{Internal, Requester, is_write};
-use crate::zab::{Entry, Input, Link, Packet, Request, Sid, counter_of};
+use crate::txn::{Internal, Requester, Roster, is_write};
+use crate::zab::{Entry, Input, Link, Membership, Packet, Request, Sid, counter_of};
 
 /// The way to other members, which the driver of Zab provides. Its methods are called while locks
 /// are held, so that they must neither wait nor call the service.
@@ -86,8 +84,7 @@ impl Proposals {
 pub(super) struct Member {
     outlet: Arc<dyn Outlet>,
     jobs: Sender<Job>,
-    /// The leader's.
-    learners: Mutex<BTreeMap<Link, Sid>>,
+    pub(super) roster: Arc<Roster>,
     /// When the leader was last told of the sessions here.
     reported: AtomicU64,
 }
@@ -109,10 +106,19 @@ impl Service {
         outlet: Arc<dyn Outlet>,
     ) -> Result<JoinHandle<()>, ServerError> {
         let (jobs, todo) = mpsc::channel();
+        let config = &self.config;
+        let members = config.ensemble.as_ref().map(Membership::from);
+        let one_suffices = !config.standalone_enabled;
+        let roster = Roster::new(
+            config.server_id(),
+            members.unwrap_or_default(),
+            one_suffices,
+        );
+        self.show_config(&roster.committed());
         self.member.get_or_init(|| Member {
             outlet,
             jobs,
-            learners: Mutex::default(),
+            roster: Arc::new(roster),
             reported: AtomicU64::new(0),
         });
         let applier = MemberApplier::new(Arc::clone(self));
@@ -185,7 +191,7 @@ impl Service {
         let batch = queue.pause();
         self.set_mode(Mode::Paused(Instant::now()));
         if let Some(member) = self.member.get() {
-            member.learners.lock().clear();
+            member.roster.clear();
         }
         self.submit_job(Job::Pause { batch, handed_over });
     }
@@ -201,14 +207,14 @@ impl Service {
     /// A learner may send requests from now on.
     pub(crate) fn learner_joined(&self, link: Link, sid: Sid) {
         if let Some(member) = self.member.get() {
-            member.learners.lock().insert(link, sid);
+            member.roster.join(link, sid);
         }
     }
 
     /// A learner is gone.
     pub(crate) fn learner_left(&self, link: Link) {
         if let Some(member) = self.member.get() {
-            member.learners.lock().remove(&link);
+            member.roster.leave(link);
         }
     }
 
@@ -218,7 +224,7 @@ impl Service {
         let Some(member) = self.member.get() else {
             return;
         };
-        let from_learner = member.learners.lock().contains_key(&link);
+        let from_learner = member.roster.learner(link).is_some();
         match packet {
             packet if from_learner => {
                 let mut queue = self.queue.lock();
@@ -236,6 +242,27 @@ impl Service {
         }
     }
 
+    /// A configuration of the ensemble is proposed.
+    pub(crate) fn propound(&self, config: Membership) {
+        if let Some(member) = self.member.get() {
+            member.roster.propound(config);
+        }
+    }
+
+    /// A configuration of the ensemble is in force, be it that its transaction comes to the tree or
+    /// that it is known from elsewhere.
+    pub(crate) fn activate(&self, config: Membership) {
+        if let Some(member) = self.member.get() {
+            member.roster.activate(config.clone());
+            self.submit_job(Job::Show(config));
+        }
+    }
+
+    pub(super) fn show_config(&self, config: &Membership) {
+        let version = config.version.cast_signed();
+        self.tree.write().show_config(&config.to_string(), version);
+    }
+
     /// Another tree takes the place of this one: a snapshot has come, or the log was cut. Only while
     /// paused. Clients whose watches it may have passed over are disconnected.
     pub(crate) fn replace_tree(&self, tree: Tree) {
@@ -243,6 +270,9 @@ impl Service {
         *current = tree;
         self.generation.fetch_add(1, Relaxed);
         drop(current);
+        if let Some(member) = self.member.get() {
+            self.show_config(&member.roster.committed());
+        }
         self.connections.close_sessions();
     }
 
@@ -291,7 +321,7 @@ impl Service {
         let Some(member) = self.member.get().filter(|_| queue.is_leading()) else {
             return;
         };
-        let Some(sid) = member.learners.lock().get(&link).copied() else {
+        let Some(sid) = member.roster.learner(link) else {
             return;
         };
         match packet {

@@ -15,7 +15,7 @@ use super::{Mode, Service, wall_clock};
 use crate::error::ServerError;
 use crate::tree::Tree;
 use crate::txn::Preparer;
-use crate::zab::{Entry, Link, zxid_of};
+use crate::zab::{Entry, Link, Membership, zxid_of};
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub(super) enum Job {
         /// Will what was sent to the leader and is not proposed by now never be?
         handed_over: bool,
     },
+    /// A configuration is in force.
+    Show(Membership),
     /// The member ends.
     Stop,
 }
@@ -91,6 +93,7 @@ impl MemberApplier {
                     self.follow(term, epoch, link, mode);
                 }
                 Job::Pause { batch, handed_over } => self.pause(batch, handed_over),
+                Job::Show(config) => self.service.show_config(&config),
                 Job::Stop => break,
             }
         }
@@ -200,7 +203,11 @@ impl MemberApplier {
         let service = Arc::clone(&self.service);
         let mut queue = service.queue.lock();
         let tree = LazyTree::new(&service.tree);
-        let preparer = Preparer::behind(zxid_of(epoch, 0), tree.get(), queue.rules().clone());
+        let rules = queue.rules().clone();
+        let mut preparer = Preparer::behind(zxid_of(epoch, 0), tree.get(), rules);
+        if let Some(member) = service.member.get() {
+            preparer = preparer.of(Arc::clone(&member.roster));
+        }
         let Some(early) = queue.begin(term, Role::Leading { epoch, preparer }) else {
             return;
         };

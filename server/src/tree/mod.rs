@@ -252,6 +252,17 @@ impl Tree {
         read(quota::limits_path(target)).zip(read(quota::usage_path(target)))
     }
 
+    /// Shows the configuration of the ensemble, which was committed in the transaction `zxid`, as
+    /// far as that is not in the tree. No digest covers it.
+    pub fn show_config(&mut self, config: &str, zxid: i64) {
+        if let Some(id) = self.nodes.find(CONFIG_PATH) {
+            self.replace_data(id, Some(config.as_bytes()), |stat| {
+                stat.version = -1;
+                stat.mzxid = zxid;
+            });
+        }
+    }
+
     /// Applies a committed transaction.
     ///
     /// Applying it to a tree that shows it already, in part or as a whole, leads to the same tree:

@@ -6,19 +6,25 @@
 
 mod acl;
 mod pending;
+mod reconfig;
 mod request;
+
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use quorate_proto::jute::Encode;
 use quorate_proto::{
     Acl, CheckTxn, CreateContainerTxn, CreateMode, CreateSessionTxn, CreateTtlRequest,
-    CreateTtlTxn, CreateTxn, DeleteTxn, ErrorCode, Id, MultiRequest, OpCode, Perms, SetAclRequest,
-    SetAclTxn, SetDataRequest, SetDataTxn, Txn, TxnDigest, TxnHeader, VersionRequest, path,
+    CreateTtlTxn, CreateTxn, DeleteTxn, ErrorCode, Id, MultiRequest, OpCode, Perms,
+    ReconfigRequest, SetAclRequest, SetAclTxn, SetDataRequest, SetDataTxn, Txn, TxnDigest,
+    TxnHeader, VersionRequest, path,
 };
 
 use crate::storage::log::encode_record;
 use crate::tree::{self, DIGEST_VERSION, Limit, MAX_TTL, Owner, Tree};
+use crate::zab::Membership;
 use pending::{Pending, View};
+pub use reconfig::Roster;
 pub use request::is_write;
 use request::{Single, WriteRequest};
 
@@ -118,6 +124,10 @@ pub struct Preparer {
     closing: HashMap<i64, i64>,
     /// Sessions whose beginning is on its way to the tree, with the zxid.
     opening: HashMap<i64, i64>,
+    /// The ensemble, if there is one.
+    roster: Option<Arc<Roster>>,
+    /// The version of the last change of its members.
+    reconfig: Option<u64>,
 }
 
 impl Preparer {
@@ -134,7 +144,15 @@ impl Preparer {
             last_zxid: zxid,
             closing: HashMap::new(),
             opening: HashMap::new(),
+            roster: None,
+            reconfig: None,
         }
+    }
+
+    /// Lets the members of an ensemble be changed.
+    pub fn of(mut self, roster: Arc<Roster>) -> Self {
+        self.roster = Some(roster);
+        self
     }
 
     /// The number given out last.
@@ -350,13 +368,44 @@ impl Preparer {
                 .encode(out);
                 Ok(())
             }
-            Single::Reconfig if !self.rules.reconfig => Err(ErrorCode::RECONFIG_DISABLED),
-            Single::Reconfig => {
-                self.check_session(tree, requester.session)?;
-                // A server that stands alone has no members to change.
-                Err(ErrorCode::UNIMPLEMENTED)
-            }
+            Single::Reconfig(request) => self.reconfigure(tree, requester, zxid, request, out),
         }
+    }
+
+    /// The new configuration becomes the data of a znode; what else it does is up to the servers.
+    fn reconfigure(
+        &mut self,
+        tree: &Tree,
+        requester: Requester<'_>,
+        zxid: i64,
+        request: &ReconfigRequest<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ErrorCode> {
+        if !self.rules.reconfig {
+            return Err(ErrorCode::RECONFIG_DISABLED);
+        }
+        self.check_session(tree, requester.session)?;
+        // A server that stands alone has no members to change.
+        let roster = self.roster.as_ref().ok_or(ErrorCode::UNIMPLEMENTED)?;
+        let members = roster.change(request, self.reconfig)?;
+        let view = self.pending.view(tree, tree::CONFIG_PATH)?;
+        self.check_acl(tree, requester, &view, Perms::WRITE)?;
+        let version = zxid.cast_unsigned();
+        let config = Membership { version, members }.to_string();
+        let txn = SetDataTxn {
+            path: tree::CONFIG_PATH,
+            data: Some(config.as_bytes()),
+            version: -1,
+        };
+        let mut changed = view.clone();
+        changed.set_data(txn.path, txn.data);
+        changed.stat.version = txn.version;
+        changed.stat.mzxid = zxid;
+        changed.stat.mtime = requester.time;
+        self.pending.replace(zxid, txn.path, &view, changed);
+        txn.encode(out);
+        self.reconfig = Some(version);
+        Ok(())
     }
 
     fn check_session(&self, tree: &Tree, session: i64) -> Result<(), ErrorCode> {

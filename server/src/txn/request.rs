@@ -35,7 +35,7 @@ pub(super) enum Single<'a> {
     SetData(SetDataRequest<'a>),
     SetAcl(SetAclRequest<'a>),
     Check(VersionRequest<'a>),
-    Reconfig,
+    Reconfig(ReconfigRequest<'a>),
 }
 
 impl<'a> WriteRequest<'a> {
@@ -49,10 +49,7 @@ impl<'a> WriteRequest<'a> {
             OpCode::Delete => Single::Delete(reader.read()?),
             OpCode::SetData => Single::SetData(reader.read()?),
             OpCode::SetAcl => Single::SetAcl(reader.read()?),
-            OpCode::Reconfig => {
-                reader.read::<ReconfigRequest<'_>>()?;
-                Single::Reconfig
-            }
+            OpCode::Reconfig => Single::Reconfig(reader.read()?),
             OpCode::Multi => return decode_multi(body).map(WriteRequest::Multi),
             _ => {
                 return Err(DecodeError::Unknown {

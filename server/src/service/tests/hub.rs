@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
+use quorate_proto::jute::Decode;
+use quorate_proto::{Txn, TxnEntry};
 use tokio::sync::oneshot;
 
 use super::until;
@@ -13,7 +15,7 @@ use crate::config::{self, Config, FourLetterWords, Members};
 use crate::net;
 use crate::service::{Chores, Mode, Outlet, Service};
 use crate::tree::Tree;
-use crate::zab::{Entry, Input, Link, Packet};
+use crate::zab::{Entry, Input, Link, Membership, Packet};
 
 enum Event {
     /// A packet for the member `to`, sent in a term.
@@ -142,6 +144,16 @@ impl Driver {
         if !entries.is_empty() {
             for service in &self.services {
                 service.apply(entries.clone());
+            }
+        }
+        for entry in entries.iter().filter(|entry| entry.is_reconfig()) {
+            let entry = TxnEntry::from_slice(&entry.bytes).unwrap();
+            if let Txn::Reconfig(txn) = entry.txn {
+                let text = std::str::from_utf8(txn.data.unwrap()).unwrap();
+                let config: Membership = text.parse().unwrap();
+                for service in &self.services {
+                    service.activate(config.clone());
+                }
             }
         }
         for sync in self.syncs.drain(..) {

@@ -2,6 +2,7 @@
 //! proposes is committed at once, or when the test says so.
 
 mod hub;
+mod reconfig;
 mod roles;
 mod sessions;
 
