@@ -273,16 +273,16 @@ fn the_log_may_lie_in_a_directory_of_its_own() {
         options.log_dir = "/log".into();
         crate::support::storage_with(disk, options)
     };
-    let acts: [&dyn Fn(&mut Replica) -> Result<(), StorageError>; 2] = [
-        &|replica| replica.truncate(zxid_of(1, 3)).map(drop),
-        &|replica| replica.install(&leaders.tree(zxid_of(2, 3))),
-    ];
-    for act in acts {
+    let act = |replica: &mut Replica, install: bool| match install {
+        true => replica.install(&leaders.tree(zxid_of(2, 3))),
+        false => replica.truncate(zxid_of(1, 3)).map(drop),
+    };
+    for install in [false, true] {
         for nth in 1.. {
             let disk = MemDisk::new();
             let mut replica = write(&storage(&disk), &history).unwrap();
             disk.cut_power_at_sync(disk.syncs() + nth);
-            let done = act(&mut replica).is_ok();
+            let done = act(&mut replica, install).is_ok();
             for seed in 0..12 {
                 let recovered = storage(&disk.lose_power(seed)).recover().unwrap();
                 let last = recovered.report.last_zxid;
