@@ -38,11 +38,34 @@ pub enum ServerError {
     /// The thread that writes has panicked, which is a fault of this program.
     #[error("the thread that writes has panicked; the log of this server says where")]
     Panicked,
-    /// An ensemble is configured.
-    #[error("{servers} voting servers are configured, and this version runs a single server only")]
-    Ensemble {
-        /// Voting servers in the configuration.
-        servers: usize,
+    /// The name of this server in the configuration of the ensemble has no address.
+    #[error(
+        "this server's own host name {host:?} cannot be resolved: {source}; mend its server line, or the name service"
+    )]
+    OwnHost {
+        /// The name.
+        host: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A port for other members cannot be opened.
+    #[error(
+        "other members cannot be served on {address}: {source}; is another server running there, or is \
+         the address not one of this machine (quorumListenOnAllIPs=true binds all)?"
+    )]
+    QuorumPort {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// No server of an ensemble has come to lead.
+    #[error(
+        "no server leads within {patience:?}; do the logs of the servers say why, and is there a quorum?"
+    )]
+    NoLeader {
+        /// How long was waited.
+        patience: std::time::Duration,
     },
     /// A transaction that this server has made cannot be read back.
     #[error("a transaction of this server's own cannot be read back: {0}")]

@@ -6,6 +6,7 @@
 //! the members of an ensemble agree.
 
 pub mod config;
+mod ensemble;
 mod error;
 mod net;
 mod quorum;
@@ -18,6 +19,7 @@ pub mod txn;
 #[doc(hidden)]
 pub mod zab;
 
+pub use ensemble::{Ensemble, EnsembleBuilder};
 pub use error::ServerError;
 #[doc(hidden)]
 pub use quorum::probe;

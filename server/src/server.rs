@@ -6,14 +6,19 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::config::{Config, SnapshotCompression};
 use crate::error::ServerError;
 use crate::net;
+use crate::quorum::{Faults, Ports, Quorum, Standing, Wires};
 use crate::service::{Chores, Logger, Phase, Service, Snapshots};
 use crate::storage::log::LogOptions;
+use crate::storage::recovery::Recovered;
 use crate::storage::snapshot::Compression;
+use crate::storage::throttle::{DiskFaults, ThrottledDisk};
 use crate::storage::{Options, Storage};
 
 /// A running server.
@@ -38,6 +43,7 @@ pub struct Server {
     service: Arc<Service>,
     client_addr: Option<SocketAddr>,
     acceptor: Option<JoinHandle<()>>,
+    quorum: Option<Arc<Quorum>>,
     _chores: Chores,
 }
 
@@ -53,53 +59,67 @@ impl Server {
     /// Settings that cannot work, data that cannot be read, a port that cannot be opened.
     pub async fn start(mut config: Config) -> Result<Server, ServerError> {
         config.validate()?;
-        if let Some(ensemble) = &config.ensemble {
-            return Err(ServerError::Ensemble {
-                servers: ensemble.members.voters().count(),
-            });
+        if config.ensemble.is_some() {
+            let ports = Ports::bind(&config).await?;
+            let (links, disk) = Default::default();
+            return Server::start_member(config, ports, links, disk).await;
         }
         let storage = Storage::new(storage_options(&config));
-        let recovering = storage.clone();
-        let recovered = tokio::task::spawn_blocking(move || recovering.recover())
-            .await
-            .map_err(|panic| ServerError::Thread(panic.into()))??;
-        let listener = match config.client_address() {
-            Some(address) => {
-                let listener = net::listen(address, config.client_port_listen_backlog)
-                    .map_err(|source| ServerError::Listen { address, source })?;
-                let bound = listener
-                    .local_addr()
-                    .map_err(|source| ServerError::Listen { address, source })?;
-                Some((listener, bound))
-            }
-            None => None,
-        };
-        // Operators who ask for the configuration want the port that the system chose.
-        config.client_port = listener.as_ref().map(|(_, bound)| bound.port());
+        let recovered = recover(&storage).await?;
+        let listener = ClientPort::open(&mut config)?;
         let service = Arc::new(Service::new(config, recovered.tree));
-        let seed = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_nanos();
-        let trigger = storage.snapshot_trigger(seed as u64);
+        let trigger = storage.snapshot_trigger(seed());
         let snapshots = Snapshots::new(storage.clone(), trigger, recovered.report.replayed);
         let logger = Logger::new(Arc::clone(&service), storage.log_writer(), snapshots);
         thread::Builder::new()
             .name("logger".to_owned())
             .spawn(move || logger.run())
             .map_err(ServerError::Thread)?;
-        let chores = Chores::start(&service, &storage);
-        let client_addr = listener.as_ref().map(|(_, bound)| *bound);
-        let acceptor = listener.map(|(listener, bound)| {
-            tracing::info!(address = %bound, "serving clients");
-            tokio::spawn(net::accept(Arc::clone(&service), listener))
+        Ok(Server::serve(service, &storage, listener, None))
+    }
+
+    /// Starts a member of an ensemble, on ports that are open already. It serves once there is a
+    /// leader.
+    pub(crate) async fn start_member(
+        mut config: Config,
+        ports: Ports,
+        links: Faults,
+        disk: DiskFaults,
+    ) -> Result<Server, ServerError> {
+        config.validate()?;
+        let disk = Arc::new(ThrottledDisk::new(disk));
+        let storage = Storage::on(disk, storage_options(&config));
+        let recovered = recover(&storage).await?;
+        let listener = ClientPort::open(&mut config)?;
+        let wires = Arc::new(Wires::default());
+        let service = Arc::new(Service::new(config, recovered.tree));
+        let outlet = Arc::clone(&wires);
+        service.join(outlet)?;
+        let last_zxid = recovered.report.last_zxid;
+        let disk = storage.clone();
+        let quorum = Quorum::start(&service, wires, disk, last_zxid, ports, links, seed())?;
+        Ok(Server::serve(service, &storage, listener, Some(quorum)))
+    }
+
+    fn serve(
+        service: Arc<Service>,
+        storage: &Storage,
+        port: Option<ClientPort>,
+        quorum: Option<Arc<Quorum>>,
+    ) -> Server {
+        let chores = Chores::start(&service, storage);
+        let client_addr = port.as_ref().map(|port| port.bound);
+        let acceptor = port.map(|port| {
+            tracing::info!(address = %port.bound, "serving clients");
+            tokio::spawn(net::accept(Arc::clone(&service), port.listener))
         });
-        Ok(Server {
+        Server {
             service,
             client_addr,
             acceptor,
+            quorum,
             _chores: chores,
-        })
+        }
     }
 
     /// Where clients are served, with the port that the system chose if it was to.
@@ -124,25 +144,107 @@ impl Server {
     }
 
     /// Takes no more requests, answers those in work, closes the connections and the files, and
-    /// waits for all of it. Sessions and their ephemeral znodes stay, for the next start.
+    /// waits for all of it. Sessions and their ephemeral znodes stay, for the next start. A leader
+    /// hands over first, so that the rest of its ensemble goes on.
     ///
     /// # Errors
     /// What made the server stop by itself before.
     pub async fn shutdown(mut self) -> Result<(), Arc<ServerError>> {
+        if let Some(quorum) = &self.quorum {
+            // Where there is nobody to hand over to, it stops all the same.
+            let patience = self.service.config.shutdown_timeout;
+            let _ = timeout(patience, quorum.give_up_leadership()).await;
+        }
         self.service.drain();
         if let Some(acceptor) = self.acceptor.take() {
             // It only ever ends by returning; the port is closed then.
             let _ = acceptor.await;
         }
+        if let Some(quorum) = &self.quorum {
+            let patience = self.service.config.shutdown_timeout;
+            let _ = timeout(patience, self.service.connections.wait_until_closed()).await;
+            quorum.stop().await;
+        }
         let stopped = self.stopped().await;
         self.service.connections.wait_until_closed().await;
         stopped
+    }
+
+    /// Ends the server as if its process were killed, but for what it keeps in memory.
+    pub(crate) async fn kill(self) {
+        if let Some(acceptor) = &self.acceptor {
+            acceptor.abort();
+        }
+        if let Some(quorum) = &self.quorum {
+            quorum.stop().await;
+        }
+        self.service.drain();
+        self.service.connections.close_all();
+        // It ends because it is told to.
+        let _ = self.stopped().await;
+        self.service.connections.wait_until_closed().await;
+    }
+
+    /// What it has come to in its ensemble, if it has one.
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        self.quorum.as_ref().map(|quorum| quorum.standing())
+    }
+
+    /// Lets a leader hand over to a server that follows it; `None` lets it choose.
+    pub(crate) fn hand_over(&self, to: Option<i64>) {
+        if let Some(quorum) = &self.quorum {
+            quorum.hand_over(to);
+        }
+    }
+
+    /// Ends a session, as the leader does where it has expired.
+    pub(crate) fn expire_session(&self, session: i64) {
+        self.service.sessions.lock().remove(session);
+        self.service.expire_session(session);
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.service.drain();
+        if let Some(quorum) = &self.quorum {
+            quorum.begin_stop();
+        }
+    }
+}
+
+async fn recover(storage: &Storage) -> Result<Recovered, ServerError> {
+    let storage = storage.clone();
+    let recovered = tokio::task::spawn_blocking(move || storage.recover()).await;
+    Ok(recovered.map_err(|panic| ServerError::Thread(panic.into()))??)
+}
+
+/// Different for each start.
+fn seed() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    since.as_nanos() as u64
+}
+
+/// The open port for clients.
+struct ClientPort {
+    listener: TcpListener,
+    bound: SocketAddr,
+}
+
+impl ClientPort {
+    /// Opens the port that `config` names, if it names one, and notes there which one the system
+    /// has chosen: operators who ask for the configuration want that.
+    fn open(config: &mut Config) -> Result<Option<Self>, ServerError> {
+        let Some(address) = config.client_address() else {
+            return Ok(None);
+        };
+        let failed = |source| ServerError::Listen { address, source };
+        let listener = net::listen(address, config.client_port_listen_backlog).map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        config.client_port = Some(bound.port());
+        Ok(Some(ClientPort { listener, bound }))
     }
 }
 

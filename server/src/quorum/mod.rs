@@ -1,8 +1,448 @@
 //! A member of an ensemble at work: the sockets, threads and timers that drive [`crate::zab`].
+//!
+//! One lock guards the [`Peer`]. Whoever has something to tell it (a link's task that has read a
+//! packet, the thread that has made something durable, the timer) takes the lock, steps, and
+//! carries out what comes back, in its order; nothing of that waits. Sockets are written to behind
+//! the lock.
+//!
+//! Locks are taken in this order: peer, links, those of the service, a link's outbox.
 
 mod codec;
+mod disk;
 mod election;
 mod faults;
+mod link;
+mod logger;
+mod port;
+mod ports;
+mod tree_stream;
 
-pub use election::probe;
-pub(crate) use faults::Faults;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+pub use self::election::probe;
+pub(crate) use self::faults::Faults;
+pub(crate) use self::ports::Ports;
+
+use self::disk::{DiskQueue, DiskWork};
+use self::election::ElectionPort;
+use self::link::{Flushed, LinkSocket};
+use self::logger::Logger;
+use crate::config::{Config, DynamicFiles, PeerType};
+use crate::error::ServerError;
+use crate::service::{End, Mode, Outlet, Phase, Service, Snapshots};
+use crate::storage::Storage;
+use crate::storage::log::LogRange;
+use crate::storage::replica::Replica;
+use crate::zab::{Input, Link, Membership, Millis, Output, Packet, Peer, Recovered, Settings, Sid};
+
+/// A leader whose log takes longer to write steps down.
+const DISK_LIMIT: Duration = Duration::from_secs(1);
+/// How long a search waits for a better vote.
+const FINALIZE_WAIT: Duration = Duration::from_millis(200);
+/// Bytes of transactions that are kept for learners that come back.
+const COMMIT_LOG_BYTES: usize = 64 << 20;
+/// Transactions that are kept at least (`commitLogCount`).
+const COMMIT_LOG_COUNT: usize = 500;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Quorum {
+    core: Mutex<Core>,
+    service: Arc<Service>,
+    wires: Arc<Wires>,
+    election: ElectionPort,
+    /// The configuration that is in force, and a newer one that is proposed.
+    members: Mutex<(Arc<Membership>, Option<Arc<Membership>>)>,
+    storage: Storage,
+    /// Where learners are in the log that is read for them.
+    cursors: Mutex<HashMap<Link, LogRange>>,
+    faults: Faults,
+    next_link: AtomicU64,
+    clock: Instant,
+    deadline: AtomicU64,
+    /// The deadline has come nearer.
+    sooner: Notify,
+    stopped: AtomicBool,
+    /// What goes on for as long as the member lives.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What a member has come to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    pub(crate) leads: bool,
+    pub(crate) epoch: u32,
+    pub(crate) serves: bool,
+}
+
+/// The peer, and room for what it puts out.
+#[derive(Debug)]
+struct Core {
+    peer: Peer,
+    outputs: Vec<Output>,
+}
+
+/// What is left to do once the lock of the peer is released.
+#[derive(Debug, Default)]
+struct Aftermath {
+    flush: Vec<Arc<LinkSocket>>,
+    deliver: Vec<(Link, Packet)>,
+}
+
+/// The ways out of a member: its links and its disk.
+#[derive(Debug, Default)]
+pub(crate) struct Wires {
+    links: Mutex<BTreeMap<Link, Arc<LinkSocket>>>,
+    disk: DiskQueue,
+}
+
+impl Wires {
+    fn link(&self, link: Link) -> Option<Arc<LinkSocket>> {
+        self.links.lock().get(&link).cloned()
+    }
+}
+
+impl Outlet for Wires {
+    fn send(&self, link: Link, packets: &[Packet]) {
+        if let Some(link) = self.link(link) {
+            packets.iter().for_each(|packet| link.push(packet));
+            link.flush_quietly();
+        }
+    }
+
+    fn proposals(&self) {
+        self.disk.wake();
+    }
+}
+
+impl Quorum {
+    /// Starts to search for a leader. The service serves whenever there is one.
+    pub(crate) fn start(
+        service: &Arc<Service>,
+        wires: Arc<Wires>,
+        storage: Storage,
+        last_zxid: i64,
+        ports: Ports,
+        faults: Faults,
+        seed: u64,
+    ) -> Result<Arc<Self>, ServerError> {
+        let config = &service.config;
+        let settings = settings(config);
+        let files = DynamicFiles::new(config);
+        let recovered = recover(config, &settings, &storage, &files, last_zxid)?;
+        let committed = Arc::new(recovered.committed.clone());
+        let proposed = recovered.proposed.clone().map(Arc::new);
+        let replica = Replica::new(storage.clone(), last_zxid);
+        let snapshots = Snapshots::new(storage.clone(), storage.snapshot_trigger(seed), 0);
+        let quorum = Arc::new_cyclic(|quorum: &Weak<Quorum>| {
+            let quorum = Weak::clone(quorum);
+            let on_event = move |event| {
+                if let Some(quorum) = quorum.upgrade() {
+                    quorum.tell([event]);
+                }
+            };
+            let (listeners, faulty) = (ports.election, faults.clone());
+            let election = ElectionPort::start(config, &committed, listeners, faulty, on_event);
+            election.set_members(&committed, proposed.as_deref());
+            Quorum {
+                election,
+                core: Mutex::new(Core {
+                    peer: Peer::new(settings, recovered, seed, 0),
+                    outputs: Vec::new(),
+                }),
+                service: Arc::clone(service),
+                wires,
+                members: Mutex::new((committed, proposed)),
+                storage,
+                cursors: Mutex::default(),
+                faults,
+                next_link: AtomicU64::new(1),
+                clock: Instant::now(),
+                deadline: AtomicU64::new(0),
+                sooner: Notify::new(),
+                stopped: AtomicBool::new(false),
+                tasks: Mutex::default(),
+            }
+        });
+        let logger = Logger::new(Arc::clone(&quorum), replica, files, snapshots);
+        let end = End::new(Arc::clone(service));
+        thread::Builder::new()
+            .name("logger".to_owned())
+            .spawn(move || logger.run(end))
+            .map_err(ServerError::Thread)?;
+        let mut tasks = quorum.tasks.lock();
+        tasks.spawn(Arc::clone(&quorum).keep_time());
+        for listener in ports.quorum {
+            tasks.spawn(Arc::clone(&quorum).accept(listener));
+        }
+        drop(tasks);
+        Ok(quorum)
+    }
+
+    /// What the member has come to.
+    pub(crate) fn standing(&self) -> Standing {
+        let core = self.core.lock();
+        Standing {
+            leads: core.peer.is_active_leader(),
+            epoch: core.peer.epoch(),
+            serves: self.service.is_serving(),
+        }
+    }
+
+    /// Lets a leader hand over, to this server if it is said; others do nothing.
+    pub(crate) fn hand_over(&self, to: Option<Sid>) {
+        if self.service.mode() == Mode::Leading {
+            self.service.resign();
+            self.wires.disk.resign(to);
+        }
+    }
+
+    /// Lets a leader hand over, and waits until it leads no longer. Cancel safe.
+    pub(crate) async fn give_up_leadership(&self) {
+        let mut mode = self.service.follow_mode();
+        if *mode.borrow_and_update() == Mode::Leading {
+            self.hand_over(None);
+            // The service outlives this.
+            let _ = mode
+                .wait_for(|mode| !matches!(mode, Mode::Leading | Mode::Paused(_)))
+                .await;
+        }
+    }
+
+    /// Ends everything that the member does, and waits for the end of what may take a moment.
+    pub(crate) async fn stop(&self) {
+        self.begin_stop();
+        self.election.shutdown().await;
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        tasks.shutdown().await;
+        let mut phase = self.service.phase();
+        // The service outlives this.
+        let _ = phase
+            .wait_for(|phase| matches!(phase, Phase::Stopped(_)))
+            .await;
+    }
+
+    /// Takes no more part in anything.
+    pub(crate) fn begin_stop(&self) {
+        self.stopped.store(true, Relaxed);
+        self.tasks.lock().abort_all();
+        self.wires.disk.stop();
+        let links = std::mem::take(&mut *self.wires.links.lock());
+        links.values().for_each(|link| link.abort());
+    }
+
+    /// Milliseconds since the start.
+    fn now(&self) -> Millis {
+        u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Tells the peer what has happened.
+    fn tell(self: &Arc<Self>, inputs: impl IntoIterator<Item = Input>) {
+        let Aftermath { flush, deliver } = self.step(inputs);
+        for (link, packet) in deliver {
+            self.service.deliver(link, packet);
+        }
+        self.flush(flush);
+    }
+
+    /// Sends what waits on links, and whatever that leads to.
+    fn flush(self: &Arc<Self>, mut links: Vec<Arc<LinkSocket>>) {
+        loop {
+            links.retain(|link| link.flush() == Flushed::Drained);
+            if links.is_empty() {
+                return;
+            }
+            let drained = links.iter().map(|link| Input::Drained { link: link.id });
+            let aftermath = self.step(drained);
+            for (link, packet) in aftermath.deliver {
+                self.service.deliver(link, packet);
+            }
+            links = aftermath.flush;
+        }
+    }
+
+    fn step(self: &Arc<Self>, inputs: impl IntoIterator<Item = Input>) -> Aftermath {
+        let mut aftermath = Aftermath::default();
+        if self.stopped.load(Relaxed) {
+            return aftermath;
+        }
+        let mut core = self.core.lock();
+        let Core { peer, outputs } = &mut *core;
+        let now = self.now();
+        for input in inputs {
+            peer.step(now, input, outputs);
+        }
+        for output in outputs.drain(..) {
+            self.carry_out(output, &mut aftermath);
+        }
+        let deadline = peer.deadline().unwrap_or(u64::MAX);
+        if self.deadline.swap(deadline, Relaxed) > deadline {
+            self.sooner.notify_one();
+        }
+        aftermath
+    }
+
+    fn carry_out(self: &Arc<Self>, output: Output, aftermath: &mut Aftermath) {
+        let disk = &self.wires.disk;
+        match output {
+            Output::Notify { to, notification } => self.election.send(to, &notification),
+            Output::Connect { link, to } => self.connect(link, to),
+            Output::Send { link, packet } => {
+                if let Some(link) = self.wires.link(link) {
+                    link.push(&packet);
+                    aftermath.flush_later(link);
+                }
+            }
+            Output::Broadcast { links, entries } => {
+                for link in links.iter().filter_map(|link| self.wires.link(*link)) {
+                    link.push_proposals(&entries);
+                    aftermath.flush_later(link);
+                }
+            }
+            Output::Mark { link } => {
+                if let Some(link) = self.wires.link(link) {
+                    link.mark();
+                    aftermath.flush_later(link);
+                }
+            }
+            Output::Close { link, reason } => self.close(link, reason),
+            Output::SendSnapshot { link } => self.send_tree(link),
+            Output::ReadLog { link, after, upto } => self.read_log(link, after, upto),
+            Output::Append { entries, position } => {
+                disk.push(DiskWork::Append { entries, position });
+            }
+            Output::WriteEpoch { file, epoch } => disk.push(DiskWork::Epoch { file, epoch }),
+            Output::Truncate { zxid } => disk.push(DiskWork::Truncate { zxid }),
+            Output::Apply { entries } => self.service.apply(entries),
+            Output::Looking { reason } => {
+                tracing::info!(reason, "looking for a leader");
+                self.service.pause();
+            }
+            Output::Resign { reason } => {
+                tracing::info!(reason, "handing over");
+                self.hand_over(None);
+            }
+            Output::Lead { epoch } => self.service.lead(epoch),
+            Output::Follow {
+                epoch,
+                link,
+                observer,
+                ..
+            } => self.service.follow(epoch, link, observer),
+            Output::LearnerJoined { link, sid, .. } => self.service.learner_joined(link, sid),
+            Output::LearnerLeft { link } => self.service.learner_left(link),
+            Output::Deliver { link, packet } => aftermath.deliver.push((link, packet)),
+            Output::Propound { config } => {
+                disk.push(DiskWork::Propound(config.clone()));
+                let (committed, _) = self.members();
+                self.set_members(committed, Some(Arc::new(config)));
+            }
+            Output::Activate { config } => {
+                disk.push(DiskWork::Activate(config.clone()));
+                self.set_members(Arc::new(config), None);
+            }
+        }
+    }
+
+    fn members(&self) -> (Arc<Membership>, Option<Arc<Membership>>) {
+        self.members.lock().clone()
+    }
+
+    fn set_members(&self, committed: Arc<Membership>, proposed: Option<Arc<Membership>>) {
+        self.election.set_members(&committed, proposed.as_deref());
+        *self.members.lock() = (committed, proposed);
+    }
+
+    fn close(&self, link: Link, reason: &'static str) {
+        if let Some(link) = self.wires.links.lock().remove(&link) {
+            tracing::info!(address = %link.address, reason, "closing a connection to another member");
+            link.close();
+        }
+    }
+
+    /// Wakes the peer whenever it wants to be.
+    async fn keep_time(self: Arc<Self>) {
+        loop {
+            let deadline = self.deadline.load(Relaxed);
+            let wait = Duration::from_millis(deadline.saturating_sub(self.now()).min(60_000));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {
+                    if self.now() >= self.deadline.load(Relaxed) {
+                        self.tell([Input::Wake]);
+                    }
+                }
+                () = self.sooner.notified() => {}
+            }
+        }
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    let ticks = |count: u32| millis(config.tick_time * count);
+    Settings {
+        id: config.server_id(),
+        tick: millis(config.tick_time),
+        init_limit: ticks(config.init_limit),
+        sync_limit: ticks(config.sync_limit),
+        connect_limit: ticks(
+            config
+                .connect_to_learner_master_limit
+                .unwrap_or(config.init_limit),
+        ),
+        disk_limit: millis(DISK_LIMIT),
+        notification_interval: (
+            millis(config.min_notification_interval),
+            millis(config.max_notification_interval),
+        ),
+        finalize_wait: millis(FINALIZE_WAIT),
+        commit_log_count: (config.commit_log_count as usize).max(COMMIT_LOG_COUNT),
+        commit_log_bytes: COMMIT_LOG_BYTES,
+        force_snapshot: config.force_snapshot_sync,
+        observer: config.peer_type == PeerType::Observer,
+        reconfig: config.reconfig_enabled,
+    }
+}
+
+fn millis(duration: Duration) -> Millis {
+    u64::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
+}
+
+/// What the member's disk had at the start, beside the tree.
+fn recover(
+    config: &Config,
+    settings: &Settings,
+    storage: &Storage,
+    files: &DynamicFiles,
+    last_zxid: i64,
+) -> Result<Recovered, ServerError> {
+    let configured = config.ensemble.as_ref().map(Membership::from);
+    let (committed, proposed) = files.load(configured.unwrap_or_default())?;
+    Ok(Recovered {
+        epochs: storage.epochs(last_zxid)?,
+        last_zxid,
+        recent: storage.recent(
+            last_zxid,
+            settings.commit_log_count,
+            settings.commit_log_bytes,
+        )?,
+        committed,
+        proposed,
+    })
+}
+
+impl Aftermath {
+    fn flush_later(&mut self, link: Arc<LinkSocket>) {
+        if !self.flush.iter().any(|known| known.id == link.id) {
+            self.flush.push(link);
+        }
+    }
+}

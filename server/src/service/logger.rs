@@ -24,13 +24,13 @@ pub(crate) struct Logger {
 }
 
 /// Says that the server is over, even where one of its threads panics.
-pub(super) struct End {
+pub(crate) struct End {
     service: Arc<Service>,
-    pub(super) cause: Option<ServerError>,
+    pub(crate) cause: Option<ServerError>,
 }
 
 impl End {
-    pub(super) fn new(service: Arc<Service>) -> Self {
+    pub(crate) fn new(service: Arc<Service>) -> Self {
         End {
             service,
             cause: Some(ServerError::Panicked),

@@ -37,7 +37,7 @@ use crate::zab::zxid_of;
 
 pub(crate) use applier::{encode_event, refuse_session};
 pub(crate) use chores::Chores;
-pub(crate) use logger::Logger;
+pub(crate) use logger::{End, Logger};
 use member::Member;
 #[allow(unused_imports, reason = "the driver of Zab is on its way")]
 pub(crate) use member::{Outlet, Proposals};
@@ -179,6 +179,11 @@ impl Service {
     /// What it is to others.
     pub(crate) fn mode(&self) -> Mode {
         *self.mode.borrow()
+    }
+
+    /// Follows what it is to others.
+    pub(crate) fn follow_mode(&self) -> watch::Receiver<Mode> {
+        self.mode.subscribe()
     }
 
     /// Does it decide what expires, and when?

@@ -18,6 +18,7 @@ pub mod recovery;
 pub mod replica;
 mod rewrite;
 pub mod snapshot;
+pub(crate) mod throttle;
 
 use std::path::PathBuf;
 use std::sync::Arc;

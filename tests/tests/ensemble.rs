@@ -1,0 +1,269 @@
+//! Ensembles of real servers in one process: what clients see while leaders die, links are cut and
+//! disks hang. What was acknowledged is there afterwards, on every server.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a step that fails is a test that fails, and says where"
+)]
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use quorate_client::{Client, CreateMode, Error};
+use quorate_server::Ensemble;
+use tokio::time::timeout;
+
+/// What takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn client(ensemble: &Ensemble) -> Client {
+    Client::connect(&ensemble.connect_string()).await.unwrap()
+}
+
+/// A client of one server only.
+async fn client_of(ensemble: &Ensemble, id: i64) -> Client {
+    let address = ensemble.client_addr(id).unwrap().to_string();
+    Client::connect(&address).await.unwrap()
+}
+
+/// Creates sequential znodes below `/log` until told to stop; answers those acknowledged.
+async fn write_until(client: Client, stop: tokio::sync::watch::Receiver<bool>) -> Vec<String> {
+    let mut created = Vec::new();
+    while !*stop.borrow() {
+        match client
+            .create("/log/e-", &b"entry"[..], CreateMode::PersistentSequential)
+            .await
+        {
+            Ok(node) => created.push(node.path),
+            Err(error) => assert!(error.is_transient(), "{error}"),
+        }
+    }
+    created
+}
+
+async fn children(ensemble: &Ensemble, id: i64, path: &str) -> BTreeSet<String> {
+    let client = client_of(ensemble, id).await;
+    client.sync(path).await.unwrap();
+    let children = client.get_children(path).await.unwrap();
+    client.close().await.unwrap();
+    children.into_iter().collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_server_takes_every_server_shows() {
+    let ensemble = Ensemble::start(3).await.unwrap();
+    ensemble.settled().await.unwrap();
+    for id in ensemble.ids() {
+        let client = client_of(&ensemble, id).await;
+        client
+            .create(&format!("/from-{id}"), &b"data"[..], CreateMode::Persistent)
+            .await
+            .unwrap();
+        client.close().await.unwrap();
+    }
+    for id in ensemble.ids() {
+        let client = client_of(&ensemble, id).await;
+        client.sync("/").await.unwrap();
+        for other in ensemble.ids() {
+            let (data, _) = client.get_data(&format!("/from-{other}")).await.unwrap();
+            assert_eq!(&data[..], b"data");
+        }
+    }
+    ensemble.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_leaders_die() {
+    let mut ensemble = Ensemble::start(3).await.unwrap();
+    let setup = client(&ensemble).await;
+    setup
+        .create("/log", &b""[..], CreateMode::Persistent)
+        .await
+        .unwrap();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let writers: Vec<_> = {
+        let mut writers = Vec::new();
+        for _ in 0..4 {
+            let client = client(&ensemble).await;
+            writers.push(tokio::spawn(write_until(client, stopped.clone())));
+        }
+        writers
+    };
+    for _ in 0..3 {
+        let leader = ensemble.leader().await.unwrap();
+        ensemble.kill(leader).await;
+        ensemble.leader().await.unwrap();
+        ensemble.restart(leader).await.unwrap();
+        ensemble.settled().await.unwrap();
+    }
+    stop.send_replace(true);
+    let mut acknowledged = BTreeSet::new();
+    for writer in writers {
+        for path in timeout(PATIENCE, writer).await.unwrap().unwrap() {
+            assert!(
+                acknowledged.insert(path["/log/".len()..].to_owned()),
+                "{path} twice"
+            );
+        }
+    }
+    assert!(!acknowledged.is_empty());
+    let mut all = Vec::new();
+    for id in ensemble.ids() {
+        all.push(children(&ensemble, id, "/log").await);
+    }
+    assert!(
+        all.windows(2).all(|pair| pair[0] == pair[1]),
+        "the servers differ"
+    );
+    assert!(
+        acknowledged.is_subset(&all[0]),
+        "an acknowledged write is lost"
+    );
+    ensemble.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_cut_off_commits_nothing_more() {
+    let ensemble = Ensemble::start(3).await.unwrap();
+    let old = ensemble.settled().await.unwrap();
+    let client = client_of(&ensemble, old).await;
+    client
+        .create("/before", &b""[..], CreateMode::Persistent)
+        .await
+        .unwrap();
+    let rest: Vec<i64> = ensemble.ids().into_iter().filter(|id| *id != old).collect();
+    ensemble.partition(&[&rest]);
+    let lost = client.create("/lost", &b""[..], CreateMode::Persistent);
+    let leads_elsewhere = async {
+        while ensemble.leader().await.unwrap() == old {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, leads_elsewhere).await.unwrap();
+    let other = client_of(&ensemble, rest[0]).await;
+    other
+        .create("/after", &b""[..], CreateMode::Persistent)
+        .await
+        .unwrap();
+    assert!(
+        timeout(PATIENCE, lost).await.unwrap().is_err(),
+        "a minority has committed"
+    );
+    ensemble.heal();
+    ensemble.settled().await.unwrap();
+    let names = children(&ensemble, old, "/").await;
+    assert!(names.contains("before") && names.contains("after"));
+    ensemble.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn followers_keep_their_clients_when_the_leader_dies() {
+    let mut ensemble = Ensemble::start(3).await.unwrap();
+    let leader = ensemble.settled().await.unwrap();
+    let follower = ensemble.ids().into_iter().find(|id| *id != leader).unwrap();
+    let client = client_of(&ensemble, follower).await;
+    client
+        .create("/mine", &b""[..], CreateMode::Ephemeral)
+        .await
+        .unwrap();
+    let mut states = client.watch_state();
+    states.mark_unchanged();
+    ensemble.kill(leader).await;
+    ensemble.leader().await.unwrap();
+    let begin = Instant::now();
+    while let Err(error) = client.set_data("/mine", &b"again"[..], None).await {
+        assert!(
+            error.is_transient() && begin.elapsed() < PATIENCE,
+            "{error}"
+        );
+    }
+    assert!(
+        !states.has_changed().unwrap(),
+        "the client was disconnected"
+    );
+    ensemble.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_hangs_steps_down() {
+    let ensemble = Ensemble::start(3).await.unwrap();
+    let old = ensemble.settled().await.unwrap();
+    let follower = ensemble.ids().into_iter().find(|id| *id != old).unwrap();
+    let client = client_of(&ensemble, follower).await;
+    ensemble.hang_disk(old, true);
+    // It has to write something to find out.
+    let write = client.create("/while-it-hangs", &b""[..], CreateMode::Persistent);
+    timeout(PATIENCE, async {
+        while ensemble.leader().await.unwrap() == old {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    if let Err(error) = timeout(PATIENCE, write).await.unwrap() {
+        assert!(
+            matches!(error, Error::ConnectionLoss { .. }) || error.is_transient(),
+            "{error}"
+        );
+    }
+    ensemble.hang_disk(old, false);
+    ensemble.settled().await.unwrap();
+    ensemble.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_lost_its_disk_gets_everything_again() {
+    let mut ensemble = Ensemble::start(3).await.unwrap();
+    let leader = ensemble.settled().await.unwrap();
+    let away = ensemble.ids().into_iter().find(|id| *id != leader).unwrap();
+    let client = client_of(&ensemble, leader).await;
+    client
+        .create("/log", &b""[..], CreateMode::Persistent)
+        .await
+        .unwrap();
+    ensemble.kill(away).await;
+    for _ in 0..50 {
+        let writes = (0..100)
+            .map(|_| client.create("/log/e-", &b"entry"[..], CreateMode::PersistentSequential));
+        for write in writes.collect::<Vec<_>>() {
+            write.await.unwrap();
+        }
+    }
+    ensemble.restart(away).await.unwrap();
+    ensemble.settled().await.unwrap();
+    assert_eq!(children(&ensemble, away, "/log").await.len(), 5000);
+    ensemble.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_costs_no_client_an_error() {
+    let mut ensemble = Ensemble::start(3).await.unwrap();
+    let setup = client(&ensemble).await;
+    setup
+        .create("/register", &b""[..], CreateMode::Persistent)
+        .await
+        .unwrap();
+    let leader = ensemble.settled().await.unwrap();
+    let other = ensemble.ids().into_iter().find(|id| *id != leader).unwrap();
+    let client = client_of(&ensemble, other).await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let writer = tokio::spawn(async move {
+        let mut written = 0;
+        while !*stopped.borrow() {
+            client.set_data("/register", &b"x"[..], None).await.unwrap();
+            written += 1;
+        }
+        written
+    });
+    let next = ensemble.hand_over(None).await.unwrap();
+    assert_ne!(next, leader);
+    let next = ensemble.hand_over(Some(leader)).await.unwrap();
+    assert_eq!(next, leader);
+    stop.send_replace(true);
+    let written: i32 = timeout(PATIENCE, writer).await.unwrap().unwrap();
+    assert!(written > 0);
+    ensemble.stop(leader).await.unwrap();
+    ensemble.leader().await.unwrap();
+    ensemble.restart(leader).await.unwrap();
+    ensemble.settled().await.unwrap();
+    ensemble.shutdown().await.unwrap();
+}
