@@ -94,6 +94,7 @@ impl Leader {
             resigned: None,
             handing: None,
         };
+        own.activated.clear();
         leader.gather(own);
         leader
     }
@@ -355,7 +356,7 @@ impl Leader {
     }
 
     /// An epoch has become durable.
-    pub(super) fn epoch_written(&mut self, own: &mut Own) {
+    pub(super) fn epoch_written(&mut self, own: &mut Own) -> Turn {
         if self.phase == Phase::Promising && own.epochs.accepted == self.epoch {
             self.begin(own, Phase::Electing);
             self.inform(own);
@@ -363,8 +364,19 @@ impl Leader {
         }
         if self.phase == Phase::Confirming && own.epochs.current == self.epoch {
             self.begin(own, Phase::Synchronising);
+            self.label_config(own);
             self.synchronise(own);
-            self.activate(own);
+            return self.activate(own);
+        }
+        Ok(())
+    }
+
+    /// The configuration that an ensemble was started with gets a version of its own.
+    fn label_config(&self, own: &mut Own) {
+        if own.settings.reconfig && own.last_seen().version == 0 {
+            let mut config = own.committed.clone();
+            config.version = zxid_of(self.epoch, 0).cast_unsigned();
+            own.propound(config);
         }
     }
 
@@ -386,6 +398,7 @@ impl Leader {
     fn terms(&self, own: &Own) -> Terms {
         Terms {
             epoch: self.epoch,
+            active: self.is_active(),
             committed: match self.is_active() {
                 true => own.history.applied(),
                 false => self.initial,
@@ -407,22 +420,30 @@ impl Leader {
                 self.admit(own);
                 self.advance(own)
             }
-            _ => {
-                self.activate(own);
-                Ok(())
-            }
+            _ => self.activate(own),
         }
     }
 
     /// Leads, if a quorum has the history that the epoch begins with.
-    fn activate(&mut self, own: &mut Own) {
+    fn activate(&mut self, own: &mut Own) -> Turn {
         if self.phase != Phase::Synchronising || !self.is_supported(own, Stage::Acked) {
-            return;
+            return Ok(());
         }
         self.phase = Phase::Active;
+        // Whatever was proposed is part of the history that is committed now.
+        let stays = own.keeps_its_place();
+        if let Some(config) = own.proposed.take() {
+            own.activate(config);
+        }
         own.apply(self.initial);
+        if !stays {
+            self.admit(own);
+            let next = self.successor(own, self.initial);
+            return self.pass_on(own, next);
+        }
         own.out.push(Output::Lead { epoch: self.epoch });
         self.admit(own);
+        Ok(())
     }
 
     /// Lets those serve who have everything.
@@ -456,22 +477,25 @@ impl Leader {
             }
             last = entry.zxid;
         }
-        self.broadcast(own, &entries, newest);
-        own.append(entries);
+        let changes = entries.iter().filter(|entry| entry.is_reconfig()).count();
+        if changes > usize::from(own.pending_config().is_none()) {
+            return Over::because("the members were changed again before that was committed");
+        }
+        own.append(entries.clone())?;
+        self.broadcast(own, entries, newest);
         if counter_of(newest) >= LAST_COUNTER {
             self.resign(own, Resignation::Exhausted);
         }
         Ok(())
     }
 
-    fn broadcast(&mut self, own: &mut Own, entries: &[Entry], newest: i64) {
+    fn broadcast(&mut self, own: &mut Own, entries: Vec<Entry>, newest: i64) {
         let live = self.learners.values().filter(|r| r.is_live_follower());
         let links: Vec<Link> = live.map(|remote| remote.link).collect();
         if links.is_empty() {
             return;
         }
         let bytes = entries.iter().map(|entry| entry.bytes.len()).sum();
-        let entries = entries.to_vec();
         own.out.push(Output::Broadcast {
             links: links.clone(),
             entries,
@@ -504,30 +528,48 @@ impl Leader {
         if !self.is_active() {
             return Ok(());
         }
-        if let Some(zxid) = self.committable(own) {
-            self.commit(own, zxid);
+        while let Some(zxid) = self.committable(own) {
+            self.commit(own, zxid)?;
         }
         self.try_hand_over(own)
     }
 
-    /// The newest transaction that a quorum has, if it is not committed yet.
+    /// The newest transaction that a quorum has, if it is not committed yet. A change of the
+    /// members, and what comes behind it, needs a quorum of the new ones, too; and since it decides
+    /// on whose word the next is committed, it is the last that is committed at a time.
     fn committable(&self, own: &Own) -> Option<i64> {
         let committed = own.history.applied();
         let durable = own.history.durable_zxid();
         let acked = self.learners.values().map(|remote| remote.acked);
         let mut candidates: Vec<i64> = acked.chain([durable]).filter(|z| *z > committed).collect();
         candidates.sort_unstable_by(|a, b| b.cmp(a));
-        candidates.into_iter().find(|zxid| {
-            own.is_quorum(|sid| {
-                (sid == own.id() && durable >= *zxid)
-                    || self
-                        .voters(sid)
-                        .any(|r| r.stage >= Stage::Acked && r.acked >= *zxid)
-            })
+        let change = own.pending_config().unwrap_or(i64::MAX);
+        candidates.into_iter().find_map(|zxid| {
+            let has_it = |sid| {
+                let has = |r: &Remote| r.stage >= Stage::Acked && r.acked >= zxid;
+                (sid == own.id() && durable >= zxid) || self.voters(sid).any(has)
+            };
+            let newest = match zxid < change {
+                true => zxid,
+                false if own.is_quorum(has_it) => return Some(change),
+                false => own.history.before(change),
+            };
+            (newest > committed && own.committed.is_quorum(has_it)).then_some(newest)
         })
     }
 
-    fn commit(&mut self, own: &mut Own, zxid: i64) {
+    fn commit(&mut self, own: &mut Own, zxid: i64) -> Turn {
+        let mut next = None;
+        if own.pending_config() == Some(zxid) {
+            let stays = own.keeps_its_place();
+            own.activate_upto(zxid);
+            let leader = match stays {
+                true => own.id(),
+                false => self.successor(own, zxid),
+            };
+            own.activated.push((zxid, leader));
+            next = (!stays).then_some(leader);
+        }
         let entries = own.apply(zxid);
         let terms = self.terms(own);
         for remote in self.learners.values_mut() {
@@ -540,6 +582,25 @@ impl Leader {
             }
             waits
         });
+        match next {
+            None => Ok(()),
+            next => Err(Over {
+                reason: "the members have changed",
+                next,
+            }),
+        }
+    }
+
+    /// Who leads instead of the member under the committed configuration: a voter that has
+    /// everything up to `zxid`.
+    fn successor(&self, own: &Own, zxid: i64) -> Sid {
+        let learners = self.learners.values();
+        let ready = learners.filter(|r| {
+            let votes = !r.observer && own.committed.is_voter(r.sid);
+            votes && r.stage >= Stage::Acked && r.acked >= zxid
+        });
+        let newest = ready.map(|r| (r.acked, r.sid)).max();
+        newest.map_or(own.id(), |(_, sid)| sid)
     }
 
     /// Asks for the last transactions, to lead no longer once they are committed.
@@ -608,6 +669,14 @@ impl Leader {
             reason: "it hands over",
             next: Some(to),
         })
+    }
+
+    /// The voters that have the whole history, but for what is on its way, the member itself
+    /// included.
+    pub(super) fn synced(&self, own: &Own) -> Vec<Sid> {
+        let learners = self.learners.values();
+        let synced = learners.filter(|r| r.stage == Stage::Joined && !r.observer);
+        synced.map(|r| r.sid).chain([own.id()]).collect()
     }
 
     /// A learner wants to hear when everything proposed so far is committed.

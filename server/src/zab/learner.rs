@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use super::history::follows;
 use super::own::{Over, Own, Turn};
-use super::{Entry, Features, Link, Millis, Output, Packet, Position, Sid, counter_of, zxid_of};
+use super::{
+    Entry, Features, Link, Membership, Millis, Output, Packet, Position, Sid, counter_of, zxid_of,
+};
 use crate::storage::epoch::EpochFile;
 
 /// The first pause before a leader that could not be reached is tried again.
@@ -35,6 +37,8 @@ pub(super) struct Learner {
     /// What came in while the log was being cut.
     held: Vec<Packet>,
     held_bytes: usize,
+    /// The leader's configuration, if it is newer.
+    config: Option<Membership>,
 }
 
 /// How far the member has come with its leader.
@@ -93,6 +97,7 @@ impl Learner {
             owed: VecDeque::new(),
             held: Vec::new(),
             held_bytes: 0,
+            config: None,
         }
     }
 
@@ -334,8 +339,7 @@ impl Learner {
                 self.new_leader(own, epoch, &config)
             }
             Packet::UpToDate if self.phase == Phase::Joining && !self.owes_new_leader() => {
-                self.up_to_date(own, link);
-                Ok(())
+                self.up_to_date(own, link)
             }
             Packet::Ping { .. } | Packet::Unknown { .. } => Ok(()),
             other => self.history(own, other),
@@ -346,7 +350,7 @@ impl Learner {
         if epoch != self.epoch {
             return Over::because("the leader has confused its epochs");
         }
-        let _ = config;
+        self.take_config(own, config);
         self.phase = Phase::Joining;
         let after = own.history.appended();
         self.owed.push_back(Owed::NewLeader { after });
@@ -359,7 +363,27 @@ impl Learner {
         Ok(())
     }
 
-    fn up_to_date(&mut self, own: &mut Own, link: Link) {
+    /// The leader's configuration replaces what was proposed before.
+    fn take_config(&mut self, own: &mut Own, text: &Bytes) {
+        let config = String::from_utf8_lossy(text).parse::<Membership>().ok();
+        self.config = config.filter(|config| config.version > own.committed.version);
+        let proposed = own.proposed.as_ref().map(|config| config.version);
+        match &self.config {
+            Some(config) if proposed != Some(config.version) => own.propound(config.clone()),
+            None if proposed.is_some_and(|version| counter_of(version.cast_signed()) == 0) => {
+                own.withdraw();
+            }
+            _ => {}
+        }
+    }
+
+    fn up_to_date(&mut self, own: &mut Own, link: Link) -> Turn {
+        // A change of the members that is still to be committed stays what it is.
+        let committed = self.committed.max(zxid_of(self.epoch, 0));
+        let config = self.config.take();
+        if let Some(config) = config.filter(|c| c.version.cast_signed() <= committed) {
+            own.activate(config);
+        }
         own.apply(self.committed);
         self.phase = Phase::Following;
         own.send(
@@ -375,6 +399,18 @@ impl Learner {
             features: self.features,
             observer: self.observer,
         });
+        self.take_part(own, self.leader)
+    }
+
+    /// Ends the role if the configuration asks for another, or for another leader.
+    fn take_part(&self, own: &Own, leader: Sid) -> Turn {
+        if leader == self.leader && own.observes() == self.observer {
+            return Ok(());
+        }
+        Err(Over {
+            reason: "the members have changed",
+            next: Some(leader).filter(|leader| own.is_voter(*leader)),
+        })
     }
 
     /// What comes once the member serves.
@@ -397,12 +433,17 @@ impl Learner {
     fn history(&mut self, own: &mut Own, packet: Packet) -> Turn {
         match packet {
             Packet::Proposal(entry) => self.proposed(own, entry),
-            Packet::Commit { zxid } => self.commit(own, zxid),
-            Packet::CommitAndActivate { zxid, .. } => self.commit(own, zxid),
-            Packet::Inform(entry) | Packet::InformAndActivate { entry, .. } => {
+            Packet::Commit { zxid } => self.commit(own, zxid, self.leader),
+            Packet::CommitAndActivate { zxid, leader } => self.commit(own, zxid, leader),
+            Packet::Inform(entry) => {
                 let zxid = entry.zxid;
                 self.proposed(own, entry)?;
-                self.commit(own, zxid)
+                self.commit(own, zxid, self.leader)
+            }
+            Packet::InformAndActivate { entry, leader } => {
+                let zxid = entry.zxid;
+                self.proposed(own, entry)?;
+                self.commit(own, zxid, leader)
             }
             _ => Over::because("the leader has spoken out of turn"),
         }
@@ -418,7 +459,7 @@ impl Learner {
             return Over::because("the leader has left out a transaction");
         }
         let zxid = entry.zxid;
-        let after = own.append(vec![entry]);
+        let after = own.append(vec![entry])?;
         if matches!(self.phase, Phase::Joining | Phase::Following) {
             self.owe(zxid, after);
         }
@@ -431,7 +472,7 @@ impl Learner {
         }
     }
 
-    fn commit(&mut self, own: &mut Own, zxid: i64) -> Turn {
+    fn commit(&mut self, own: &mut Own, zxid: i64, leader: Sid) -> Turn {
         if zxid <= self.committed {
             return Ok(());
         }
@@ -446,10 +487,15 @@ impl Learner {
         self.committed = zxid;
         // Until the leader is known to lead, all this may still be taken back, and a tree that
         // has to be taken back is dear: it waits as long as there is room.
-        if self.is_following() || own.history.is_full() {
-            own.apply(zxid);
+        if !self.is_following() {
+            if own.history.is_full() {
+                own.apply(zxid);
+            }
+            return Ok(());
         }
-        Ok(())
+        own.activate_upto(zxid);
+        own.apply(zxid);
+        self.take_part(own, leader)
     }
 
     /// Sends the acknowledgements whose time has come, in their order.

@@ -30,6 +30,8 @@ pub use peer::{Peer, Recovered, Settings};
 
 use bytes::Bytes;
 use quorate_proto::OpCode;
+use quorate_proto::SetDataTxn;
+use quorate_proto::jute::Reader;
 
 /// The id of a member, as its `myid` says.
 pub type Sid = i64;
@@ -58,6 +60,9 @@ pub struct Entry {
     pub bytes: Bytes,
 }
 
+/// Session, cxid, zxid, time and operation.
+const HEADER_SIZE: usize = 32;
+
 impl Entry {
     /// The number of the operation, if the bytes are long enough to have one.
     pub fn op(&self) -> Option<i32> {
@@ -68,6 +73,25 @@ impl Entry {
     /// Does it change the members of the ensemble?
     pub fn is_reconfig(&self) -> bool {
         self.op() == Some(OpCode::Reconfig.number())
+    }
+
+    /// The members that the ensemble is to have, if the transaction changes them.
+    fn config(&self) -> Result<Option<Membership>, &'static str> {
+        const UNREADABLE: &str = "a change of the members cannot be read";
+        if !self.is_reconfig() {
+            return Ok(None);
+        }
+        let body = self.bytes.get(HEADER_SIZE..).unwrap_or_default();
+        let set_data: SetDataTxn<'_> = Reader::new(body).read().map_err(|_| UNREADABLE)?;
+        let text = std::str::from_utf8(set_data.data.unwrap_or_default());
+        let config: Membership = text
+            .map_err(|_| UNREADABLE)?
+            .parse()
+            .map_err(|_| UNREADABLE)?;
+        match config.version == self.zxid.cast_unsigned() {
+            true => Ok(Some(config)),
+            false => Err("a change of the members has another version than its number"),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a member has in every role.
 
 use super::history::History;
-use super::{Entry, Link, Membership, Millis, Output, Packet, Position, Settings, Sid};
+use super::{Entry, Link, Membership, Millis, Output, Packet, Position, Settings, Sid, counter_of};
 use crate::config::PeerType;
 use crate::storage::epoch::{EpochFile, Epochs};
 
@@ -18,6 +18,11 @@ pub(super) struct Own {
     pub(super) promised: Epochs,
     pub(super) committed: Membership,
     pub(super) proposed: Option<Membership>,
+    /// Have the configurations changed in this step?
+    pub(super) reconfigured: bool,
+    /// The changes of configuration that were committed in the leader's epoch, and whom each made
+    /// the leader.
+    pub(super) activated: Vec<(i64, Sid)>,
     /// The log could not be cut as a leader asked: only a whole tree helps.
     pub(super) needs_tree: bool,
     /// There is no database, and the member must not vote until it has one.
@@ -63,7 +68,13 @@ impl Own {
             epochs: recovered.epochs,
             promised: recovered.epochs,
             committed: recovered.committed,
-            proposed: recovered.proposed,
+            // One whose transaction did not make it into the log is no longer proposed.
+            proposed: recovered.proposed.filter(|config| {
+                let zxid = config.version.cast_signed();
+                zxid <= recovered.last_zxid || counter_of(zxid) == 0
+            }),
+            reconfigured: false,
+            activated: Vec::new(),
             needs_tree: false,
             missing,
             cutting: false,
@@ -93,10 +104,66 @@ impl Own {
 
     /// Adds entries to the history; the position is to be waited for by whatever says that they
     /// are durable.
-    pub(super) fn append(&mut self, entries: Vec<Entry>) -> Position {
+    pub(super) fn append(&mut self, entries: Vec<Entry>) -> Result<Position, Over> {
+        for entry in &entries {
+            match entry.config() {
+                Ok(Some(config)) => self.propound(config),
+                Ok(None) => {}
+                Err(reason) => return Over::because(reason),
+            }
+        }
         let position = self.history.append(&entries, self.now);
         self.out.push(Output::Append { entries, position });
-        position
+        Ok(position)
+    }
+
+    /// Takes note of a configuration that has been proposed: from here on nothing is agreed on
+    /// without a quorum of it.
+    pub(super) fn propound(&mut self, config: Membership) {
+        self.out.push(Output::Propound {
+            config: config.clone(),
+        });
+        self.proposed = Some(config);
+        self.reconfigured = true;
+    }
+
+    /// The configuration that was proposed last is none any more.
+    pub(super) fn withdraw(&mut self) {
+        if self.proposed.take().is_some() {
+            self.out.push(Output::Propound {
+                config: self.committed.clone(),
+            });
+            self.reconfigured = true;
+        }
+    }
+
+    /// Goes by a configuration that has been committed.
+    pub(super) fn activate(&mut self, config: Membership) {
+        if config.version <= self.committed.version {
+            return;
+        }
+        self.out.push(Output::Activate {
+            config: config.clone(),
+        });
+        let newer = |proposed: &Membership| proposed.version > config.version;
+        self.proposed = self.proposed.take().filter(newer);
+        self.committed = config;
+        self.reconfigured = true;
+    }
+
+    /// Goes by the configuration that waits to be committed, if that is so with `zxid`.
+    pub(super) fn activate_upto(&mut self, zxid: i64) {
+        if self.pending_config().is_some_and(|version| version <= zxid)
+            && let Some(config) = self.proposed.take()
+        {
+            self.activate(config);
+        }
+    }
+
+    /// The change of configuration that waits to be committed, by its number.
+    pub(super) fn pending_config(&self) -> Option<i64> {
+        let version = self.proposed.as_ref()?.version.cast_signed();
+        Some(version).filter(|zxid| *zxid > self.history.applied())
     }
 
     /// Removes what comes behind a transaction.
@@ -109,7 +176,13 @@ impl Own {
     pub(super) fn truncated(&mut self, last: Option<i64>) {
         self.cutting = false;
         match last {
-            Some(last) => self.history.cut(last),
+            Some(last) => {
+                self.history.cut(last);
+                let version = |config: &Membership| config.version.cast_signed();
+                if self.proposed.as_ref().map(version) > Some(last) {
+                    self.withdraw();
+                }
+            }
             None => self.needs_tree = true,
         }
     }
@@ -117,6 +190,7 @@ impl Own {
     /// A whole tree has taken the place of everything else.
     pub(super) fn installed(&mut self, zxid: i64) {
         self.history.replace(zxid);
+        self.withdraw();
         self.needs_tree = false;
         self.missing = false;
     }
@@ -148,10 +222,42 @@ impl Own {
         *of(&mut self.epochs, file) = epoch;
     }
 
+    /// Says that a transaction is committed.
+    pub(super) fn send_commit(&mut self, link: Link, zxid: i64) {
+        let activated = self.activated.iter().find(|(version, _)| *version == zxid);
+        let packet = match activated.copied() {
+            Some((zxid, leader)) => Packet::CommitAndActivate { zxid, leader },
+            None => Packet::Commit { zxid },
+        };
+        self.send(link, packet);
+    }
+
+    /// Sends a committed transaction to a member that did not vote on it.
+    pub(super) fn send_inform(&mut self, link: Link, entry: Entry) {
+        let activated = self
+            .activated
+            .iter()
+            .find(|(version, _)| *version == entry.zxid);
+        let packet = match activated.copied() {
+            Some((_, leader)) => Packet::InformAndActivate { entry, leader },
+            None => Packet::Inform(entry),
+        };
+        self.send(link, packet);
+    }
+
     /// Is everything durable that a vote would speak of?
     pub(super) fn is_settled(&self) -> bool {
         let durable = self.history.durable() == self.history.appended();
         durable && self.epochs == self.promised && !self.cutting
+    }
+
+    /// Does the member vote in the newest configuration, at the address that the others know?
+    pub(super) fn keeps_its_place(&self) -> bool {
+        let place = |config: &Membership| {
+            let member = config.members.servers.get(&self.id())?;
+            Some(member.addresses.clone())
+        };
+        self.last_seen().is_voter(self.id()) && place(self.last_seen()) == place(&self.committed)
     }
 
     /// Does the member only observe?

@@ -115,6 +115,10 @@ impl Peer {
         if let Err(over) = self.settle() {
             self.end(over);
         }
+        if std::mem::take(&mut self.own.reconfigured) {
+            let (committed, proposed) = (self.own.committed.clone(), self.own.proposed.clone());
+            self.election.set_membership(committed, proposed);
+        }
         std::mem::swap(&mut self.own.out, out);
     }
 
@@ -188,6 +192,15 @@ impl Peer {
         (&self.own.committed, self.own.proposed.as_ref())
     }
 
+    /// The followers of an active leader that have its whole history, but for what is on its way,
+    /// and the member itself: of these a new configuration must have a quorum.
+    pub fn synced(&self) -> Vec<Sid> {
+        match &self.state {
+            State::Leading(leader) if leader.is_active() => leader.synced(&self.own),
+            _ => Vec::new(),
+        }
+    }
+
     fn take(&mut self, input: Input) -> Turn {
         match input {
             Input::Wake => self.wake(),
@@ -241,7 +254,9 @@ impl Peer {
         }
         match (&mut self.state, input) {
             (State::Leading(leader), Input::Durable { .. }) => return leader.advance(own),
-            (State::Leading(leader), Input::EpochWritten { .. }) => leader.epoch_written(own),
+            (State::Leading(leader), Input::EpochWritten { .. }) => {
+                return leader.epoch_written(own);
+            }
             (State::Learning(learner), Input::Durable { .. }) => learner.acknowledge(own),
             (State::Learning(learner), Input::EpochWritten { .. }) => learner.epoch_written(own),
             (State::Learning(learner), Input::Truncated { last_zxid }) => {
@@ -376,8 +391,7 @@ impl Peer {
         match decision {
             Some(Decision::Elected { leader, .. }) => self.take_role(leader, false),
             Some(Decision::Reconfigured(config)) => {
-                self.own.committed = config.clone();
-                self.own.out.push(Output::Activate { config });
+                self.own.activate(config);
                 Ok(())
             }
             None => Ok(()),

@@ -81,6 +81,8 @@ struct Flow {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
     pub(super) epoch: u32,
+    /// Does the leader lead a quorum?
+    pub(super) active: bool,
     /// The last transaction that is, or for this synchronisation counts as, committed.
     pub(super) committed: i64,
 }
@@ -231,9 +233,14 @@ impl Remote {
     }
 
     fn offer(&mut self, own: &mut Own, terms: &Terms) {
+        // What is proposed by an active leader follows as a proposal, and may come to nothing.
+        let config = match terms.active {
+            true => &own.committed,
+            false => own.last_seen(),
+        };
         let packet = Packet::NewLeader {
             epoch: terms.epoch,
-            config: Bytes::from(own.last_seen().to_string()),
+            config: Bytes::from(config.to_string()),
         };
         own.send(self.link, packet);
         self.stage = Stage::Offered;
@@ -250,14 +257,14 @@ impl Remote {
             self.sent = zxid;
             if self.observer && self.stage > Stage::Syncing {
                 self.told = zxid;
-                own.send(self.link, Packet::Inform(entry));
+                own.send_inform(self.link, entry);
                 continue;
             }
             own.send(self.link, Packet::Proposal(entry));
             self.track(own.now);
             if !self.features.extended() && zxid <= terms.committed {
                 self.told = zxid;
-                own.send(self.link, Packet::Commit { zxid });
+                own.send_commit(self.link, zxid);
             }
         }
         self.tell(own, terms);
@@ -290,12 +297,17 @@ impl Remote {
             return;
         }
         if self.features.extended() {
-            own.send(self.link, Packet::Commit { zxid });
+            let activated = own.activated.iter().map(|(version, _)| *version);
+            let told = self.told;
+            let crossed: Vec<i64> = activated.filter(|v| (told + 1..zxid).contains(v)).collect();
+            for version in crossed.into_iter().chain([zxid]) {
+                own.send_commit(self.link, version);
+            }
         } else {
             // Older epochs were told of one by one as they were sent.
             let from = self.told.max(zxid_of(epoch_of(zxid), 0));
             for zxid in from + 1..=zxid {
-                own.send(self.link, Packet::Commit { zxid });
+                own.send_commit(self.link, zxid);
             }
         }
         self.told = zxid;

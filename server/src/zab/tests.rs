@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::storage::epoch::{EpochFile, Epochs};
+use quorate_proto::jute::Encode;
 
 /// What a test can look at and interfere with on one member.
 struct Node {
@@ -15,6 +16,8 @@ struct Node {
     log: Vec<Entry>,
     tree: Vec<Entry>,
     epochs: Epochs,
+    committed: Membership,
+    proposed: Option<Membership>,
     /// Keeps to itself what its disk has done.
     slow_disk: bool,
     held: Vec<Input>,
@@ -40,6 +43,8 @@ struct Cluster {
     clogged: BTreeSet<Sid>,
     /// How many votes were sent.
     votes: usize,
+    /// May the members be changed?
+    reconfig: bool,
 }
 
 fn settings(id: Sid) -> Settings {
@@ -76,21 +81,48 @@ fn zxids(entries: &[Entry]) -> Vec<i64> {
     entries.iter().map(|entry| entry.zxid).collect()
 }
 
+/// The lines of servers from 1 on: `v` votes, `o` observes, and at `-` there is none.
+fn text(roles: &str) -> String {
+    let lines = (1..).zip(roles.chars()).filter_map(|(sid, role)| {
+        let role = match role {
+            'v' => "participant",
+            'o' => "observer",
+            _ => return None,
+        };
+        Some(format!("server.{sid}=h{sid}:2888:3888:{role}\n"))
+    });
+    lines.collect()
+}
+
+/// The transaction that changes the members.
+fn change(zxid: i64, servers: &str) -> Entry {
+    let header = quorate_proto::TxnHeader {
+        session_id: 1,
+        cxid: 1,
+        zxid,
+        time: 1,
+        op: OpCode::Reconfig.number(),
+    };
+    let text = format!("{servers}version={zxid:x}");
+    let body = SetDataTxn {
+        path: "/zookeeper/config",
+        data: Some(text.as_bytes()),
+        version: -1,
+    };
+    let mut bytes = Vec::new();
+    header.encode(&mut bytes);
+    body.encode(&mut bytes);
+    let bytes = Bytes::from(bytes);
+    Entry { zxid, bytes }
+}
+
 impl Cluster {
     /// Voters 1 to `voters`, and observers behind them, with empty disks, none of them started.
     fn new(voters: Sid, observers: Sid) -> Self {
-        let mut text = String::new();
-        for sid in 1..=voters + observers {
-            let role = if sid > voters {
-                "observer"
-            } else {
-                "participant"
-            };
-            text += &format!("server.{sid}=h{sid}:2888:3888:{role}\n");
-        }
+        let roles = [vec!["v"; voters as usize], vec!["o"; observers as usize]].concat();
         Cluster {
             now: 1_000,
-            members: (text + "version=0").parse().unwrap(),
+            members: (text(&roles.concat()) + "version=0").parse().unwrap(),
             nodes: BTreeMap::new(),
             queue: VecDeque::new(),
             links: BTreeMap::new(),
@@ -99,6 +131,7 @@ impl Cluster {
             seen: Vec::new(),
             clogged: BTreeSet::new(),
             votes: 0,
+            reconfig: false,
         }
     }
 
@@ -122,21 +155,45 @@ impl Cluster {
             accepted: epochs.0,
             current: epochs.1,
         };
+        let members = (self.members.clone(), None);
+        self.start_with(sid, epochs, (base, log), members);
+    }
+
+    /// Starts a member from what was on the disk of one.
+    fn revive(&mut self, sid: Sid, node: Node) {
+        let members = (node.committed, node.proposed);
+        self.start_with(sid, node.epochs, (node.base, node.log), members);
+        self.run();
+    }
+
+    fn start_with(
+        &mut self,
+        sid: Sid,
+        epochs: Epochs,
+        (base, log): (Vec<Entry>, Vec<Entry>),
+        (committed, proposed): (Membership, Option<Membership>),
+    ) {
         let tree: Vec<Entry> = base.iter().chain(&log).cloned().collect();
         let recovered = Recovered {
             epochs,
             last_zxid: tree.last().map_or(0, |entry| entry.zxid),
             recent: log[log.len().saturating_sub(500)..].to_vec(),
-            committed: self.members.clone(),
-            proposed: None,
+            committed: committed.clone(),
+            proposed: proposed.clone(),
         };
-        let peer = Peer::new(settings(sid), recovered, 0, self.now);
+        let settings = Settings {
+            reconfig: self.reconfig,
+            ..settings(sid)
+        };
+        let peer = Peer::new(settings, recovered, 0, self.now);
         let node = Node {
             peer,
             base,
             log,
             tree,
             epochs,
+            committed,
+            proposed,
             slow_disk: false,
             held: Vec::new(),
             serves: false,
@@ -307,6 +364,11 @@ impl Cluster {
                 self.disk(sid, Input::Truncated { last_zxid });
             }
             Output::Apply { entries } => node.tree.extend(entries),
+            Output::Propound { config } => node.proposed = Some(config),
+            Output::Activate { config } => {
+                node.committed = config;
+                node.proposed = None;
+            }
             Output::Looking { .. } => node.serves = false,
             Output::Lead { .. } | Output::Follow { .. } => {
                 node.serves = true;
@@ -377,6 +439,22 @@ impl Cluster {
         self.queue
             .push_back((sid, Input::Propose { epoch, entries }));
         self.run();
+    }
+
+    /// The leader proposes other members, the servers from 1 on with these roles.
+    fn reconfigure(&mut self, roles: &str) -> i64 {
+        let peer = &self.nodes[&self.leader()].peer;
+        let (epoch, last) = (peer.epoch(), peer.last_zxid());
+        let zxid = if epoch_of(last) == epoch {
+            last + 1
+        } else {
+            zxid_of(epoch, 1)
+        };
+        let entries = vec![change(zxid, &text(roles))];
+        let input = Input::Propose { epoch, entries };
+        self.queue.push_back((self.leader(), input));
+        self.run();
+        zxid
     }
 
     /// Everybody serves, and has the same on disk and in the tree.
@@ -754,4 +832,101 @@ fn an_epoch_whose_numbers_run_out_is_followed_by_another_of_the_same_leader() {
         cluster.propose(3);
         cluster.assert_same();
     }
+}
+
+#[test]
+fn the_members_change_without_an_election() {
+    let mut cluster = Cluster::new(3, 0);
+    cluster.reconfig = true;
+    for sid in 1..=3 {
+        cluster.start(sid, (0, 0), Vec::new());
+    }
+    cluster.run();
+    cluster.advance(300);
+    let epoch = cluster.nodes[&3].peer.epoch();
+    let version = cluster.nodes[&1].peer.membership().0.version;
+    assert_eq!(version.cast_signed(), zxid_of(epoch, 0));
+    cluster.members = (text("vvvvv") + "version=0").parse().unwrap();
+    cluster.start(4, (0, 0), Vec::new());
+    cluster.start(5, (0, 0), Vec::new());
+    cluster.run();
+    cluster.advance(300);
+    cluster.propose(2);
+    cluster.assert_same();
+    let votes = cluster.votes;
+    for roles in [
+        "vvvvv", "vvvvo", "vvvvv", "--vvv", "ovvvv", "vv-v-", "---v-", "vvvvv",
+    ] {
+        let version = cluster.reconfigure(roles);
+        cluster.propose(3);
+        for (sid, node) in &cluster.nodes {
+            let (committed, proposed) = node.peer.membership();
+            let known = (committed.version.cast_signed(), proposed);
+            assert_eq!(known, (version, None), "{roles} at {sid}");
+        }
+        assert!(
+            cluster.nodes[&4].committed.is_voter(cluster.leader()),
+            "{roles}"
+        );
+        cluster.assert_same();
+    }
+    assert_eq!(cluster.votes, votes, "nobody had to search");
+}
+
+#[test]
+fn a_change_of_the_members_needs_a_quorum_of_the_old_and_of_the_new_ones() {
+    let mut cluster = Cluster::new(3, 0);
+    cluster.reconfig = true;
+    for sid in 1..=3 {
+        cluster.start(sid, (0, 0), Vec::new());
+    }
+    cluster.run();
+    cluster.advance(300);
+    let before = cluster.nodes[&3].peer.applied();
+    // Of the new voters only one is there.
+    let change = cluster.reconfigure("--vvv");
+    cluster.propose(2);
+    assert_eq!(cluster.nodes[&3].peer.applied(), before);
+    assert!(cluster.nodes[&1].proposed.is_some());
+    // Those who know of it complete it, as soon as enough of the new ones are there.
+    let node = cluster.kill(3);
+    cluster.run();
+    cluster.advance(1000);
+    cluster.revive(3, node);
+    cluster.members = (text("vvvvv") + "version=0").parse().unwrap();
+    cluster.start(4, (0, 0), Vec::new());
+    cluster.run();
+    cluster.advance(3000);
+    let (committed, proposed) = cluster.nodes[&3].peer.membership();
+    assert_eq!((committed.version.cast_signed(), proposed), (change, None));
+    assert!(cluster.leader() >= 3);
+    cluster.propose(2);
+    cluster.assert_same();
+}
+
+#[test]
+fn a_change_of_the_members_that_reached_nobody_is_forgotten() {
+    let mut cluster = Cluster::new(3, 0);
+    cluster.reconfig = true;
+    for sid in 1..=3 {
+        cluster.start(sid, (0, 0), Vec::new());
+    }
+    cluster.run();
+    cluster.advance(300);
+    cluster.propose(2);
+    let mut others = vec![(1, cluster.kill(1)), (2, cluster.kill(2))];
+    cluster.queue.retain(|(sid, _)| *sid != 3);
+    cluster.reconfigure("--vvv");
+    let node = cluster.kill(3);
+    assert!(node.proposed.is_some());
+    cluster.run();
+    for (sid, node) in others.drain(..) {
+        cluster.revive(sid, node);
+    }
+    cluster.advance(1000);
+    cluster.propose(2);
+    cluster.revive(3, node);
+    cluster.advance(1000);
+    cluster.assert_same();
+    assert!(cluster.nodes[&3].peer.membership().1.is_none());
 }

@@ -397,7 +397,9 @@ impl Election {
         None
     }
 
-    /// Does a quorum of `votes` follow the leader of `cast`, who leads?
+    /// Does a quorum of `votes` follow the leader of `cast`, who leads? Whoever does is an
+    /// ensemble already, and to join it takes no quorum of a configuration that may never be: one
+    /// that was proposed to this member and to no other would keep it out for ever.
     fn is_led(&self, votes: &BTreeMap<Sid, Cast>, cast: Cast) -> bool {
         let leader = cast.ballot.leader;
         let leads = match leader == self.id {
@@ -406,7 +408,11 @@ impl Election {
                 .get(&leader)
                 .is_some_and(|vote| vote.state == Role::Leading),
         };
-        leads && self.is_quorum(|sid| votes.get(&sid).is_some_and(|vote| vote.agrees(&cast)))
+        let agrees = |sid| votes.get(&sid).is_some_and(|vote| vote.agrees(&cast));
+        match leader == self.id {
+            true => leads && self.is_quorum(agrees),
+            false => leads && self.committed.is_quorum(agrees),
+        }
     }
 
     /// Ends the search if a quorum has agreed, and everybody else too or the time is up.
