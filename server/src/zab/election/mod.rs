@@ -61,7 +61,7 @@ pub struct Election {
     proposed: Option<Membership>,
     /// The text of the committed configuration, which each vote carries.
     text: Bytes,
-    /// When it was reported that there is no connection to a server.
+    /// When it was reported that there is no connection to a voter.
     unreachable: BTreeMap<Sid, Millis>,
 
     /// The number of the round. It never decreases, and starts anew with each process.
@@ -178,12 +178,15 @@ impl Election {
         reachable: bool,
         out: &mut Vec<Output>,
     ) -> Option<Decision> {
+        if !self.is_voter(sid) {
+            return None;
+        }
         match reachable {
             true => self.unreachable.remove(&sid),
             false => self.unreachable.insert(sid, now),
         };
         let search = self.search.as_ref()?;
-        if reachable && self.is_voter(sid) {
+        if reachable {
             out.push(self.notify(sid, search.proposal));
         }
         self.conclude(now, out)

@@ -299,6 +299,19 @@ fn a_voter_found_gone_is_not_waited_for() {
 }
 
 #[test]
+fn whether_others_than_voters_can_be_reached_does_not_matter() {
+    let mut net = Net::of(&ensemble(3, &[4]), [2]);
+    net.start(2, having(0, 0));
+    net.queue.clear();
+    for sid in [4, 9] {
+        net.step(2, |member, now, out| member.reachable(now, sid, true, out));
+        net.step(2, |member, now, out| member.reachable(now, sid, false, out));
+    }
+    assert!(net.queue.is_empty());
+    assert!(net.members[&2].unreachable.is_empty());
+}
+
+#[test]
 fn a_leader_lost_is_replaced_at_once() {
     let mut net = Net::of(&ensemble(3, &[]), 1..=3);
     for sid in 1..=3 {
