@@ -288,22 +288,22 @@ impl Shared {
     }
 
     /// Takes in what was read of a znode, and tells the readers of a change.
-    fn put(&self, path: String, found: Option<CachedNode>) {
+    fn put(&self, path: &str, found: Option<CachedNode>) {
         let mut state = self.state.lock();
-        let unchanged = match (state.nodes.get(&path), &found) {
+        let unchanged = match (state.nodes.get(path), &found) {
             (Some(old), Some(new)) => {
                 (old.stat.czxid, old.stat.mzxid) == (new.stat.czxid, new.stat.mzxid)
             }
             (old, new) => old.is_none() && new.is_none(),
         };
         match found {
-            Some(node) => state.nodes.insert(path.clone(), node),
-            None => state.nodes.remove(&path),
+            Some(node) => state.nodes.insert(path.to_owned(), node),
+            None => state.nodes.remove(path),
         };
         drop(state);
         if !unchanged {
             self.tell(|dirty| {
-                dirty.paths.insert(path.clone());
+                dirty.paths.insert(path.to_owned());
             });
         }
     }
@@ -395,7 +395,7 @@ impl Copy {
             level = next;
         }
         for path in gone {
-            self.shared.put(path, None);
+            self.shared.put(&path, None);
         }
         Ok(())
     }
@@ -420,7 +420,7 @@ impl Copy {
                     Err(ClientError::NoNode { .. }) => None,
                     Err(error) => return Err(error),
                 };
-                self.shared.put(path.clone(), node);
+                self.shared.put(path, node);
             }
         }
         Ok(())

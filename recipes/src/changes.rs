@@ -77,7 +77,8 @@ pub(crate) fn of_children(
     Box::pin(try_stream! {
         let mut known = None;
         loop {
-            let (names, watch) = list(&client, &path).await?;
+            let (names, watch) = children(&client, &path).await?;
+            let names = BTreeSet::from_iter(names);
             if known.as_ref() != Some(&names) {
                 known = Some(names.clone());
                 yield names;
@@ -87,20 +88,20 @@ pub(crate) fn of_children(
     })
 }
 
-/// The children of a znode, and the watch that tells of the next change.
-async fn list(
+/// The children of a znode, none if it does not exist, and the watch that tells of the next change.
+pub(crate) async fn children(
     client: &Client,
     path: &str,
-) -> Result<(BTreeSet<String>, OneshotWatch), ClientError> {
+) -> Result<(Vec<String>, OneshotWatch), ClientError> {
     loop {
         match patient().run(|| client.get_children_watched(path)).await {
-            Ok((names, _, watch)) => return Ok((names.into_iter().collect(), watch)),
+            Ok((names, _, watch)) => return Ok((names, watch)),
             Err(ClientError::NoNode { .. }) => {}
             Err(error) => return Err(error),
         }
         let (stat, watch) = patient().run(|| client.exists_watched(path)).await?;
         if stat.is_none() {
-            return Ok((BTreeSet::new(), watch));
+            return Ok((Vec::new(), watch));
         }
     }
 }

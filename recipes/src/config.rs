@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use async_stream::stream;
 use futures::{Stream, StreamExt};
 use quorate_client::{Client, CreateMode, CreateOptions, Error as ClientError, path};
+use tokio::time::sleep;
 
 use crate::cache::{Cache, CacheEvent};
 use crate::changes::{Found, look_synced, of_node};
@@ -14,6 +16,10 @@ use crate::payload::{Payload, decode, encode};
 use crate::protect::{create_parents, patient};
 use crate::receipt::Receipts;
 use crate::settings::{Settings, setters};
+
+/// Pauses before another try when several change a value at once.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// A value that many read and follow, and some change.
 ///
@@ -142,36 +148,63 @@ impl<T: Payload> Config<T> {
         &self,
         mut change: impl FnMut(Option<T>) -> Option<T>,
     ) -> Result<Option<T>, Error> {
-        let Settings {
-            client, path, acl, ..
-        } = &self.settings;
+        self.try_update(|value| Ok(change(value))).await
+    }
+
+    /// As [`update`](Config::update), with a change that may fail.
+    pub(crate) async fn try_update(
+        &self,
+        mut change: impl FnMut(Option<T>) -> Result<Option<T>, Error>,
+    ) -> Result<Option<T>, Error> {
+        let mut pause = FIRST_PAUSE;
         loop {
-            let found = look_synced(client, path).await?;
+            let found = look_synced(&self.settings.client, self.path()).await?;
             let version = found.as_ref().map(|(_, stat)| stat.version);
             let value = self.read(found)?.map(|versioned| versioned.value);
-            let Some(changed) = change(value) else {
+            let Some(changed) = change(value)? else {
                 return Ok(self.get().await?.map(|versioned| versioned.value));
             };
-            let data = encode(path, &changed)?;
-            let options = CreateOptions::new(CreateMode::Persistent).acl(acl);
-            if version.is_none() {
-                self.create_parents().await?;
+            if self.compare_and_set(version, &changed).await? {
+                return Ok(Some(changed));
             }
-            let written = self.receipts.commit(|transaction| match version {
-                Some(version) => transaction.set_data(path, &data, version),
-                None => transaction.create(path, &data, options),
-            });
-            match written.await {
-                Ok(_) => return Ok(Some(changed)),
-                Err(ClientError::Transaction { source, .. }) => match *source {
-                    // Somebody else was quicker.
-                    ClientError::BadVersion { .. }
-                    | ClientError::NoNode { .. }
-                    | ClientError::NodeExists { .. } => {}
-                    error => return Err(error.into()),
-                },
-                Err(error) => return Err(error.into()),
-            }
+            // Somebody else was quicker; not all should try again at once.
+            sleep(pause.mul_f64(fastrand::f64())).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Writes a value if the znode has this version, or with `None` if it does not exist. Answers
+    /// whether it did, also if connections are lost.
+    ///
+    /// # Errors
+    ///
+    /// As for [`update`](Config::update).
+    ///
+    /// Dropping the future gives up the wait only.
+    pub async fn compare_and_set(
+        &self,
+        version: impl Into<Option<i32>>,
+        value: &T,
+    ) -> Result<bool, Error> {
+        let Settings { path, acl, .. } = &self.settings;
+        let (version, data) = (version.into(), encode(path, value)?);
+        let options = CreateOptions::new(CreateMode::Persistent).acl(acl);
+        if version.is_none() {
+            self.create_parents().await?;
+        }
+        let written = self.receipts.commit(|transaction| match version {
+            Some(version) => transaction.set_data(path, &data, version),
+            None => transaction.create(path, &data, options),
+        });
+        match written.await {
+            Ok(()) => Ok(true),
+            Err(ClientError::Transaction { source, .. }) => match *source {
+                ClientError::BadVersion { .. }
+                | ClientError::NoNode { .. }
+                | ClientError::NodeExists { .. } => Ok(false),
+                error => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
         }
     }
 

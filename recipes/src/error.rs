@@ -71,6 +71,17 @@ pub enum Error {
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
 
+    /// The number would be larger or smaller than what is kept in the znode can be.
+    #[error("{path:?}: {value} and {delta} make a number that does not fit")]
+    Overflow {
+        /// The znode.
+        path: String,
+        /// The number there.
+        value: i64,
+        /// What was to be added.
+        delta: i64,
+    },
+
     /// Those who share the path do not agree about how it is set up.
     #[error("{path:?} is set up with {found}, not with {expected}, by who came first")]
     Mismatch {

@@ -192,7 +192,7 @@ const SOON_EXHAUSTED: i32 = 2_000_000_000;
 pub(crate) struct Sequence(i32);
 
 impl Sequence {
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let padded = text.len() >= SHORTEST_NUMBER && !text.starts_with('+');
         padded.then(|| text.parse().ok().map(Sequence)).flatten()
     }

@@ -17,8 +17,8 @@ use crate::settings::{Settings, setters};
 /// nothing but settings: it can be cloned, shared, and acquired any number of times, also by
 /// several tasks at once, which then exclude each other.
 ///
-/// With [`Layout::Curator`], the default, it excludes Curator's `InterProcessMutex` on the same
-/// path, with [`Layout::Kazoo`] kazoo's `Lock`.
+/// With [`Layout::Curator`](crate::Layout::Curator), the default, it excludes Curator's `InterProcessMutex` on the same
+/// path, with [`Layout::Kazoo`](crate::Layout::Kazoo) kazoo's `Lock`.
 ///
 /// ```no_run
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -8,11 +8,14 @@
 mod barrier;
 mod cache;
 mod config;
+mod counter;
 mod election;
 mod group;
 mod history;
+mod items;
 mod lock;
 mod locks;
+mod partitioner;
 mod relay;
 mod rwlock;
 mod semaphore;
