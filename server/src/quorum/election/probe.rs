@@ -7,13 +7,17 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::caller::take_frame;
 use super::greeting::{Greeting, HostPort};
 use super::to_frame;
 use crate::zab::election::Notification;
 use crate::zab::{Membership, Role, Sid};
+
+/// A server may first repeat what it told who asked before: the last that it says in this time is
+/// what counts.
+const AFTERTHOUGHT: Duration = Duration::from_millis(100);
 
 /// What a server has said of itself.
 #[derive(Debug, Clone)]
@@ -102,19 +106,30 @@ async fn exchange(
         format: 2,
         config: Bytes::from(config.to_string()),
     };
-    let answered = async {
+    let mut buffer = BytesMut::new();
+    let first = async {
         stream.write_all(&to_frame(&asking)).await.ok()?;
-        let mut buffer = BytesMut::new();
-        loop {
-            if stream.read_buf(&mut buffer).await.ok()? == 0 {
-                return None;
-            }
-            while let Some(frame) = take_frame(&mut buffer).ok()? {
-                if let Ok(answer) = Notification::decode(frame) {
-                    return Some(answer);
-                }
+        next_vote(&mut stream, &mut buffer).await
+    };
+    let mut answer = timeout(patience, first).await.ok()??;
+    let end = Instant::now() + AFTERTHOUGHT;
+    while Instant::now() < end
+        && let Ok(Some(later)) = timeout_at(end, next_vote(&mut stream, &mut buffer)).await
+    {
+        answer = later;
+    }
+    Some(answer)
+}
+
+async fn next_vote(stream: &mut TcpStream, buffer: &mut BytesMut) -> Option<Notification> {
+    loop {
+        while let Some(frame) = take_frame(buffer).ok()? {
+            if let Ok(vote) = Notification::decode(frame) {
+                return Some(vote);
             }
         }
-    };
-    timeout(patience, answered).await.ok().flatten()
+        if stream.read_buf(buffer).await.ok()? == 0 {
+            return None;
+        }
+    }
 }

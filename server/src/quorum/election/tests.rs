@@ -409,6 +409,10 @@ async fn links_can_be_cut_and_slowed() {
     assert!(since.elapsed() >= delay);
 }
 
+fn outbox_of(node: &Node, sid: Sid) -> Arc<Outbox> {
+    Arc::clone(&node.port.port.peers.lock()[&sid].outbox)
+}
+
 #[tokio::test]
 async fn a_server_says_who_it_is_to_one_who_asks() {
     let mut nodes = nodes(&[1, 2]).await;
@@ -417,6 +421,10 @@ async fn a_server_says_who_it_is_to_one_who_asks() {
     let asking = tokio::spawn(async move { probe::ask(address, &membership, PATIENCE).await });
     let asked = nodes[1].next_vote().await;
     assert_eq!(asked, (0, 0));
+    nodes[1].send(0, 4);
+    while !outbox_of(&nodes[1], 0).is_empty() {
+        tokio::task::yield_now().await;
+    }
     nodes[1].send(0, 5);
     let answer = asking.await.unwrap().unwrap();
     assert_eq!(answer.sid, Some(2));
