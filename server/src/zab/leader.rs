@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::own::{Over, Own, Turn};
 use super::remote::{Remote, Stage, Terms};
 use super::{
-    Entry, Features, Link, LogRead, Millis, Output, Packet, Sid, counter_of, epoch_of,
+    Entry, Features, Link, LogRead, Millis, Mutant, Output, Packet, Sid, counter_of, epoch_of,
     history::follows, zxid_of,
 };
 use crate::storage::epoch::EpochFile;
@@ -190,6 +190,14 @@ impl Leader {
     }
 
     fn has_quorum(&self, own: &Own, agrees: impl Fn(&Remote) -> bool) -> bool {
+        if own.is(Mutant::CountObservers) {
+            let agreeing = self
+                .learners
+                .values()
+                .filter(|remote| agrees(remote))
+                .count();
+            return agreeing + 1 > own.committed.members.voters().count() / 2;
+        }
         own.is_quorum(|sid| sid == own.id() || self.voters(sid).any(&agrees))
     }
 
@@ -299,6 +307,10 @@ impl Leader {
         if self.epoch < LAST_EPOCH && self.is_supported(own, Stage::Greeted) {
             self.epoch += 1;
             self.phase = Phase::Promising;
+            if own.is(Mutant::LeadUnpromised) {
+                self.begin(own, Phase::Electing);
+                return;
+            }
             own.write_epoch(EpochFile::Accepted, self.epoch);
         }
     }
@@ -332,7 +344,7 @@ impl Leader {
         };
         let newer = current
             .is_some_and(|current| (current, last_zxid) > (own.epochs.current, own.history.last()));
-        if self.phase == Phase::Electing && newer {
+        if self.phase == Phase::Electing && newer && !own.is(Mutant::LeadNewer) {
             return self.drop_learner(own, link, "its history is newer");
         }
         if let Some(remote) = self.learners.get_mut(&link) {
@@ -426,7 +438,11 @@ impl Leader {
 
     /// Leads, if a quorum has the history that the epoch begins with.
     fn activate(&mut self, own: &mut Own) -> Turn {
-        if self.phase != Phase::Synchronising || !self.is_supported(own, Stage::Acked) {
+        let stage = match own.is(Mutant::LeadEarly) {
+            true => Stage::Promised,
+            false => Stage::Acked,
+        };
+        if self.phase != Phase::Synchronising || !self.is_supported(own, stage) {
             return Ok(());
         }
         self.phase = Phase::Active;
@@ -482,6 +498,9 @@ impl Leader {
             return Over::because("the members were changed again before that was committed");
         }
         own.append(entries.clone())?;
+        if own.is(Mutant::CommitAtOnce) {
+            self.commit(own, newest)?;
+        }
         self.broadcast(own, entries, newest);
         if counter_of(newest) >= LAST_COUNTER {
             self.resign(own, Resignation::Exhausted);
@@ -539,7 +558,10 @@ impl Leader {
     /// on whose word the next is committed, it is the last that is committed at a time.
     fn committable(&self, own: &Own) -> Option<i64> {
         let committed = own.history.applied();
-        let durable = own.history.durable_zxid();
+        let durable = match own.is(Mutant::CountEarly) {
+            true => own.history.last(),
+            false => own.history.durable_zxid(),
+        };
         let acked = self.learners.values().map(|remote| remote.acked);
         let mut candidates: Vec<i64> = acked.chain([durable]).filter(|z| *z > committed).collect();
         candidates.sort_unstable_by(|a, b| b.cmp(a));
@@ -549,6 +571,9 @@ impl Leader {
                 let has = |r: &Remote| r.stage >= Stage::Acked && r.acked >= zxid;
                 (sid == own.id() && durable >= zxid) || self.voters(sid).any(has)
             };
+            if own.is(Mutant::CommitByMinority) {
+                return Some(zxid);
+            }
             let newest = match zxid < change {
                 true => zxid,
                 false if own.is_quorum(has_it) => return Some(change),
@@ -689,7 +714,7 @@ impl Leader {
             return;
         }
         let last = own.history.last();
-        match last <= own.history.applied() {
+        match last <= own.history.applied() || own.is(Mutant::SyncEarly) {
             true => own.send(link, Packet::Sync),
             false => self.syncs.push((last, link)),
         }

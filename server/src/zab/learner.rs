@@ -8,7 +8,8 @@ use bytes::Bytes;
 use super::history::follows;
 use super::own::{Over, Own, Turn};
 use super::{
-    Entry, Features, Link, Membership, Millis, Output, Packet, Position, Sid, counter_of, zxid_of,
+    Entry, Features, Link, Membership, Millis, Mutant, Output, Packet, Position, Sid, counter_of,
+    epoch_of, zxid_of,
 };
 use crate::storage::epoch::EpochFile;
 
@@ -231,13 +232,13 @@ impl Learner {
     }
 
     fn promise(&mut self, own: &mut Own, epoch: u32, features: Features) -> Turn {
-        if epoch < own.promised.accepted {
+        if epoch < own.promised.accepted && !own.is(Mutant::FollowOldEpoch) {
             return Over::because("the leader is of an epoch that is over");
         }
         self.epoch = epoch;
         self.features = features;
-        let counts = epoch > own.promised.accepted;
-        if counts {
+        let counts = epoch > own.promised.accepted || own.is(Mutant::PromiseTwice);
+        if counts && !own.is(Mutant::ForgetAcceptedEpoch) {
             own.write_epoch(EpochFile::Accepted, epoch);
         }
         self.phase = Phase::Promising { counts };
@@ -250,7 +251,8 @@ impl Learner {
         let (Phase::Promising { counts }, Some(link)) = (self.phase, self.link) else {
             return self.acknowledge(own);
         };
-        if own.epochs.accepted < self.epoch {
+        let hasty = own.is(Mutant::PromiseEarly) || own.is(Mutant::ForgetAcceptedEpoch);
+        if own.epochs.accepted < self.epoch && !hasty {
             return;
         }
         // A promise is compared with the leader's history, so it has to tell the truth.
@@ -385,6 +387,7 @@ impl Learner {
             own.activate(config);
         }
         own.apply(self.committed);
+        own.missing = false;
         self.phase = Phase::Following;
         own.send(
             link,
@@ -455,13 +458,20 @@ impl Learner {
             // It was part of a tree, or of what was found in the log.
             return Ok(());
         }
-        if !follows(last, entry.zxid) || super::epoch_of(entry.zxid) > self.epoch {
+        let follows = follows(last, entry.zxid) || is_careless(own);
+        if !follows || epoch_of(entry.zxid) > self.epoch {
             return Over::because("the leader has left out a transaction");
         }
         let zxid = entry.zxid;
         let after = own.append(vec![entry])?;
         if matches!(self.phase, Phase::Joining | Phase::Following) {
             self.owe(zxid, after);
+        }
+        if own.is(Mutant::ApplyProposed) {
+            own.apply(zxid);
+        }
+        if own.is(Mutant::AckEarly) {
+            self.acknowledge(own);
         }
         Ok(())
     }
@@ -503,11 +513,26 @@ impl Learner {
         let Some(link) = self.link else {
             return;
         };
+        if own.is(Mutant::AckOvertakes) {
+            let order = |owed: &Owed| matches!(owed, Owed::NewLeader { .. });
+            self.owed.make_contiguous().sort_by_key(order);
+        }
+        let durable = |unless: Mutant| match own.is(unless) {
+            true => own.history.appended(),
+            false => own.history.durable(),
+        };
+        let (joinable, ackable) = (durable(Mutant::JoinEarly), durable(Mutant::AckEarly));
+        if own.is(Mutant::EpochBeforeHistory)
+            && self.owes_new_leader()
+            && own.promised.current != self.epoch
+        {
+            own.write_epoch(EpochFile::Current, self.epoch);
+        }
         let mut last = None;
         while let Some(owed) = self.owed.front().copied() {
             match owed {
-                Owed::NewLeader { after } if after <= own.history.durable() => {
-                    if own.epochs.current != self.epoch {
+                Owed::NewLeader { after } if after <= joinable => {
+                    if own.epochs.current != self.epoch && !own.is(Mutant::ForgetCurrentEpoch) {
                         if own.promised.current != self.epoch {
                             own.write_epoch(EpochFile::Current, self.epoch);
                         }
@@ -517,7 +542,7 @@ impl Learner {
                     own.send(link, Packet::Ack { zxid });
                     self.heard = own.now;
                 }
-                Owed::Proposal { zxid, after } if after <= own.history.durable() => {
+                Owed::Proposal { zxid, after } if after <= ackable => {
                     match self.features.extended() {
                         true => last = Some(zxid),
                         false => own.send(link, Packet::Ack { zxid }),
@@ -535,4 +560,15 @@ impl Learner {
     fn owes_new_leader(&self) -> bool {
         matches!(self.owed.front(), Some(Owed::NewLeader { .. }))
     }
+}
+
+/// Does a fault that is put in need a learner that believes everything?
+fn is_careless(own: &Own) -> bool {
+    let careless = [
+        Mutant::TruncateTooMuch,
+        Mutant::SkipFirst,
+        Mutant::SkipOutstanding,
+        Mutant::OfferEarly,
+    ];
+    careless.into_iter().any(|mutant| own.is(mutant))
 }

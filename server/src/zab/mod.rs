@@ -15,6 +15,7 @@ mod io;
 mod leader;
 mod learner;
 mod membership;
+mod mutant;
 mod own;
 mod packet;
 mod peer;
@@ -25,6 +26,8 @@ mod tests;
 
 pub use io::{Input, LogRead, Output, Role};
 pub use membership::Membership;
+#[doc(hidden)]
+pub use mutant::Mutant;
 pub use packet::{Features, Packet, Request};
 pub use peer::{Peer, Recovered, Settings};
 

@@ -1,7 +1,9 @@
 //! What a member has in every role.
 
 use super::history::History;
-use super::{Entry, Link, Membership, Millis, Output, Packet, Position, Settings, Sid, counter_of};
+use super::{
+    Entry, Link, Membership, Millis, Mutant, Output, Packet, Position, Settings, Sid, counter_of,
+};
 use crate::config::PeerType;
 use crate::storage::epoch::{EpochFile, Epochs};
 
@@ -26,9 +28,10 @@ pub(super) struct Own {
     /// The log could not be cut as a leader asked: only a whole tree helps.
     pub(super) needs_tree: bool,
     /// There is no database, and the member must not vote until it has one.
-    missing: bool,
+    pub(super) missing: bool,
     /// The log is being cut.
     cutting: bool,
+    mutant: Option<Mutant>,
     /// The number of the next connection that is made from here.
     next_link: u64,
 }
@@ -78,8 +81,18 @@ impl Own {
             needs_tree: false,
             missing,
             cutting: false,
+            mutant: None,
             next_link: u64::MAX,
         }
+    }
+
+    pub(super) fn mutate(&mut self, mutant: Mutant) {
+        self.mutant = Some(mutant);
+    }
+
+    /// Is this fault put in?
+    pub(super) fn is(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
     }
 
     pub(super) fn id(&self) -> Sid {
@@ -125,6 +138,9 @@ impl Own {
         });
         self.proposed = Some(config);
         self.reconfigured = true;
+        if self.is(Mutant::ActivateProposed) {
+            self.activate_upto(i64::MAX);
+        }
     }
 
     /// The configuration that was proposed last is none any more.
@@ -189,7 +205,9 @@ impl Own {
 
     /// A whole tree has taken the place of everything else.
     pub(super) fn installed(&mut self, zxid: i64) {
-        self.history.replace(zxid);
+        if !self.is(Mutant::KeepHistory) {
+            self.history.replace(zxid);
+        }
         self.withdraw();
         self.needs_tree = false;
         self.missing = false;
@@ -207,7 +225,10 @@ impl Own {
     pub(super) fn apply(&mut self, zxid: i64) -> Vec<Entry> {
         let entries = self.history.apply(zxid);
         if !entries.is_empty() {
-            let entries = entries.clone();
+            let mut entries = entries.clone();
+            if self.is(Mutant::ApplyReversed) {
+                entries.reverse();
+            }
             self.out.push(Output::Apply { entries });
         }
         entries
@@ -248,6 +269,7 @@ impl Own {
     /// Is everything durable that a vote would speak of?
     pub(super) fn is_settled(&self) -> bool {
         let durable = self.history.durable() == self.history.appended();
+        let durable = durable || self.is(Mutant::VoteEarly);
         durable && self.epochs == self.promised && !self.cutting
     }
 
@@ -273,6 +295,7 @@ impl Own {
     /// replace it?
     pub(super) fn is_quorum(&self, acks: impl Fn(Sid) -> bool) -> bool {
         let proposed = self.proposed.as_ref();
+        let proposed = proposed.filter(|_| !self.is(Mutant::CommitByOldMembers));
         self.committed.is_quorum(&acks) && proposed.is_none_or(|config| config.is_quorum(&acks))
     }
 

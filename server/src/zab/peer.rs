@@ -6,7 +6,7 @@ use super::election::{Credentials, Decision, Election};
 use super::leader::Leader;
 use super::learner::Learner;
 use super::own::{Over, Own, Turn};
-use super::{Entry, Input, Link, Membership, Millis, Output, Packet, Role, Sid};
+use super::{Entry, Input, Link, Membership, Millis, Mutant, Output, Packet, Role, Sid};
 use crate::storage::epoch::Epochs;
 
 /// What a member goes by. Times are those of `zoo.cfg`, in milliseconds.
@@ -103,6 +103,12 @@ impl Peer {
             state: State::Settling { next: None },
             early: BTreeMap::new(),
         }
+    }
+
+    /// Puts a fault in.
+    #[doc(hidden)]
+    pub fn mutate(&mut self, mutant: Mutant) {
+        self.own.mutate(mutant);
     }
 
     /// Takes an input, and appends what is to be done to `out`.

@@ -9,7 +9,9 @@ use bytes::Bytes;
 
 use super::own::Own;
 use super::sync::{Plan, plan};
-use super::{Entry, Features, Link, LogRead, Millis, Output, Packet, Sid, epoch_of, zxid_of};
+use super::{
+    Entry, Features, Link, LogRead, Millis, Mutant, Output, Packet, Sid, epoch_of, zxid_of,
+};
 
 /// Bytes after which a link has to tell that they have gone out.
 const PIECE: usize = 256 << 10;
@@ -115,6 +117,9 @@ impl Remote {
         let peer = self.sent;
         let plan = match own.settings.force_snapshot {
             true => Plan::Snapshot,
+            false if own.is(Mutant::KeepUncommitted) => {
+                plan(&own.history, own.history.last(), peer)
+            }
             false => plan(&own.history, terms.committed, peer),
         };
         self.stage = Stage::Preparing;
@@ -129,6 +134,13 @@ impl Remote {
                     zxid: terms.committed,
                 },
             ),
+            Plan::Truncate(zxid) if own.is(Mutant::TruncateNothing) => {
+                self.start_from(own, terms, zxid, Packet::Diff { zxid });
+            }
+            Plan::Truncate(keep) if own.is(Mutant::TruncateTooMuch) => {
+                let zxid = own.history.before(keep);
+                self.start_from(own, terms, keep, Packet::Truncate { zxid });
+            }
             Plan::Truncate(zxid) => self.start_from(own, terms, zxid, Packet::Truncate { zxid }),
         }
     }
@@ -136,6 +148,9 @@ impl Remote {
     fn start_from(&mut self, own: &mut Own, terms: &Terms, zxid: i64, packet: Packet) {
         own.send(self.link, packet);
         self.sent = zxid;
+        if own.is(Mutant::SkipFirst) {
+            self.sent = own.history.next(zxid).map_or(zxid, |entry| entry.zxid);
+        }
         self.told = zxid;
         self.stage = Stage::Syncing;
         self.pump(own, terms);
@@ -216,7 +231,8 @@ impl Remote {
                 true => terms.committed,
                 false => own.history.last(),
             };
-            if self.sent >= target {
+            let offers = self.stage == Stage::Syncing && own.is(Mutant::OfferEarly);
+            if self.sent >= target || offers {
                 self.tell(own, terms);
                 if self.stage == Stage::Syncing {
                     self.offer(own, terms);
@@ -245,6 +261,9 @@ impl Remote {
         own.send(self.link, packet);
         self.stage = Stage::Offered;
         self.heard = own.now;
+        if own.is(Mutant::SkipOutstanding) {
+            self.sent = own.history.last();
+        }
         // With its acknowledgement it confirms everything that it was sent so far.
         self.acked = self.sent;
     }
