@@ -14,8 +14,9 @@ use jiff::tz::TimeZone;
 use quorate_proto::OpCode;
 
 use super::Connection;
-use crate::config::FourLetterWords;
-use crate::service::{Service, wall_clock};
+use crate::config::{FourLetterWords, PeerType};
+use crate::service::{Mode, Service, wall_clock};
+use crate::txn::Roster;
 
 /// What servers of the family say of their version, with ours behind it.
 const VERSION: &str = concat!(
@@ -158,11 +159,12 @@ fn numbers(service: &Service, out: &mut String) {
     };
     let stats = &service.stats;
     let latency = &stats.latency;
+    let mode = service.mode();
     say!(
         out,
         "Latency min/avg/max: {}/{:?}/{}\n\
          Received: {}\nSent: {}\nConnections: {}\nOutstanding: {}\n\
-         Zxid: {zxid:#x}\nMode: standalone\nNode count: {}\n",
+         Zxid: {zxid:#x}\nMode: {mode}\nNode count: {}\n",
         latency.min(),
         four_decimals(latency.average()),
         latency.max(),
@@ -172,6 +174,9 @@ fn numbers(service: &Service, out: &mut String) {
         stats.outstanding.load(Relaxed),
         nodes + COUNTED_TWICE,
     );
+    if mode == Mode::Leading {
+        say!(out, "Proposal sizes last/min/max: {}\n", stats.proposals);
+    }
 }
 
 /// The root has two names in Apache's table of nodes, and so counts twice there.
@@ -321,6 +326,27 @@ fn conf(service: &Service, out: &mut String) {
         config.client_port_listen_backlog.map_or(-1, i64::from),
         config.server_id(),
     );
+    if let Some(roster) = service.roster() {
+        conf_of_member(service, roster, out);
+    }
+}
+
+/// What a member of an ensemble goes by.
+fn conf_of_member(service: &Service, roster: &Roster, out: &mut String) {
+    let (config, membership) = (&service.config, roster.committed());
+    let member = membership.members.servers.get(&roster.me());
+    let address = member.and_then(|member| member.addresses.first());
+    let observes = member.is_some_and(|member| member.role == PeerType::Observer);
+    say!(
+        out,
+        "initLimit={}\nsyncLimit={}\nelectionAlg=3\nelectionPort={}\nquorumPort={}\n\
+         peerType={}\nmembership: \n{membership}",
+        config.init_limit,
+        config.sync_limit,
+        address.map_or(-1, |address| i32::from(address.election_port)),
+        address.map_or(-1, |address| i32::from(address.quorum_port)),
+        u8::from(observes),
+    );
 }
 
 fn dirs(service: &Service, out: &mut String) {
@@ -343,12 +369,23 @@ fn size(directory: &Path) -> u64 {
 
 fn dump(service: &Service, out: &mut String) {
     let (sessions, now) = (service.sessions.lock().by_bucket(), service.now());
-    out.push_str("SessionTracker dump:\nSession ");
-    let shown = |id: &i64| format!("{id:#x}");
-    let buckets = sessions
-        .iter()
-        .map(|(end, ids)| (*end, ids.iter().map(shown).collect()));
-    expiries(buckets.collect(), now, out);
+    out.push_str("SessionTracker dump:\n");
+    if matches!(service.mode(), Mode::Following | Mode::Observing) {
+        // When they expire is up to the leader.
+        let mut sessions: Vec<_> = service.tree().sessions().collect();
+        sessions.sort_unstable();
+        say!(out, "Global Sessions({}):\n", sessions.len());
+        for (session, timeout) in sessions {
+            say!(out, "{session:#x}\t{timeout}ms\n");
+        }
+    } else {
+        out.push_str("Session ");
+        let shown = |id: &i64| format!("{id:#x}");
+        let buckets = sessions
+            .iter()
+            .map(|(end, ids)| (*end, ids.iter().map(shown).collect()));
+        expiries(buckets.collect(), now, out);
+    }
     dump_ephemerals(service, out);
     out.push_str("Connections dump:\nConnections ");
     expiries(connection_expiries(service, &sessions), now, out);
@@ -501,9 +538,10 @@ fn mntr(service: &Service, out: &mut String) {
     };
     let stats = &service.stats;
     let latency = &stats.latency;
+    let mode = service.mode();
     let metrics: [(&str, &dyn std::fmt::Display); 18] = [
         ("version", &VERSION),
-        ("server_state", &"standalone"),
+        ("server_state", &mode),
         (
             "avg_latency",
             &format!("{:?}", four_decimals(latency.average())),
@@ -530,6 +568,9 @@ fn mntr(service: &Service, out: &mut String) {
     for (key, value) in metrics {
         say!(out, "zk_{key}\t{value}\n");
     }
+    if let Some(roster) = service.roster() {
+        mntr_of_member(mode, roster, out);
+    }
     if let Ok(open) = fs::read_dir("/proc/self/fd") {
         say!(out, "zk_open_file_descriptor_count\t{}\n", open.count());
     }
@@ -539,6 +580,30 @@ fn mntr(service: &Service, out: &mut String) {
         "zk_max_file_descriptor_count\t{}\n",
         limit.unwrap_or(u64::MAX)
     );
+}
+
+/// What a member of an ensemble knows of the others.
+fn mntr_of_member(mode: Mode, roster: &Roster, out: &mut String) {
+    let doing = match mode {
+        Mode::Leading => "leading - broadcast",
+        Mode::Following => "following - broadcast",
+        Mode::Observing => "observing - broadcast",
+        Mode::Standalone | Mode::Paused(_) => "looking",
+    };
+    let voters = roster.committed().members.voters().count();
+    say!(out, "zk_peer_state\t{doing}\nzk_quorum_size\t{voters}\n");
+    if mode == Mode::Leading {
+        // Only those that have everything are learners here.
+        let (followers, observers) = roster.learners();
+        for (key, count) in [
+            ("learners", followers + observers),
+            ("followers", followers),
+            ("synced_followers", followers),
+            ("synced_observers", observers),
+        ] {
+            say!(out, "zk_{key}\t{count}\n");
+        }
+    }
 }
 
 fn envi(_: &Service, out: &mut String) {

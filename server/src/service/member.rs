@@ -84,6 +84,7 @@ impl Proposals {
 pub(super) struct Member {
     outlet: Arc<dyn Outlet>,
     jobs: Sender<Job>,
+    /// The ensemble, and who of it is here.
     pub(super) roster: Arc<Roster>,
     /// When the leader was last told of the sessions here.
     reported: AtomicU64,
@@ -132,6 +133,11 @@ impl Service {
             .map_err(ServerError::Thread)
     }
 
+    /// The members of the ensemble, if this is one.
+    pub(crate) fn roster(&self) -> Option<&Roster> {
+        self.member.get().map(|member| &*member.roster)
+    }
+
     pub(super) fn submit_job(&self, job: Job) {
         if let Some(member) = self.member.get() {
             // An applier that has failed has ended the service, and says why.
@@ -143,6 +149,9 @@ impl Service {
     pub(crate) fn take_proposals(&self) -> Option<Proposals> {
         let mut queue = self.queue.lock();
         let (proposals, batch) = queue.take_proposals()?;
+        for entry in &proposals.entries {
+            self.stats.proposals.add(entry.bytes.len());
+        }
         let last = queue.last_zxid().filter(|last| counter_of(*last) > 0);
         // Before the queue is unlocked, and with it the next to take something.
         self.submit_job(Job::Proposed(batch, last.unwrap_or(0)));

@@ -18,6 +18,7 @@ mod roles;
 mod snapshot;
 mod stats;
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -71,6 +72,18 @@ pub(crate) enum Mode {
     Following,
     /// It follows.
     Observing,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Standalone => "standalone",
+            Mode::Paused(_) => "looking",
+            Mode::Leading => "leader",
+            Mode::Following => "follower",
+            Mode::Observing => "observer",
+        })
+    }
 }
 
 /// See the [module](self).

@@ -1,5 +1,6 @@
 //! Numbers about the running service, for operators.
 
+use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 /// Last, smallest, largest and average of a latency in milliseconds.
@@ -69,6 +70,45 @@ impl Latency {
     }
 }
 
+/// Last, smallest and largest of a number of bytes; -1 while there was none.
+#[derive(Debug)]
+pub(crate) struct Sizes {
+    last: AtomicI64,
+    min: AtomicI64,
+    max: AtomicI64,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        let none = || AtomicI64::new(-1);
+        Sizes {
+            last: none(),
+            min: none(),
+            max: none(),
+        }
+    }
+}
+
+impl Sizes {
+    /// Only one thread adds.
+    pub(super) fn add(&self, bytes: usize) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.last.store(bytes, Relaxed);
+        self.max.fetch_max(bytes, Relaxed);
+        // Read without its sign, none is more than any.
+        let min = self.min.load(Relaxed).cast_unsigned();
+        self.min
+            .store(min.min(bytes.cast_unsigned()).cast_signed(), Relaxed);
+    }
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [last, min, max] = [&self.last, &self.min, &self.max].map(|size| size.load(Relaxed));
+        write!(f, "{last}/{min}/{max}")
+    }
+}
+
 /// Counters of the whole server.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
@@ -77,6 +117,8 @@ pub(crate) struct Stats {
     pub(crate) latency: Latency,
     /// Requests that are queued or not yet applied.
     pub(crate) outstanding: AtomicI64,
+    /// What was proposed as leader.
+    pub(crate) proposals: Sizes,
     /// Transactions that left another digest than the one they carry.
     pub(crate) digest_mismatches: AtomicU64,
 }
