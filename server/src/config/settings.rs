@@ -249,6 +249,14 @@ settings! {
     "multiAddress.enabled" File SWITCH => multi_address_enabled: bool = false;
     /// Lets the leader serve clients.
     "leaderServes" Property YES_UNLESS_NO => leader_serves: bool = true;
+    /// Sessions of an ensemble live on the server that their client is connected to, and cost no
+    /// write, until they create an ephemeral node.
+    "localSessionsEnabled" File SWITCH => local_sessions_enabled: bool = false;
+    /// Makes such a session known to all servers when it creates an ephemeral node; when off, it
+    /// cannot create any.
+    "localSessionsUpgradingEnabled" File SWITCH => local_sessions_upgrading_enabled: bool = false;
+    /// A server that is cut off from the others serves reads to clients that accept that.
+    "readonlymode.enabled" Jvm PROPERTY_SWITCH => read_only_mode_enabled: bool = false;
     /// Transactions kept in memory to bring followers up to date.
     "commitLogCount" Property COUNT => commit_log_count: u32 = 500;
     /// A follower is sent a log up to this part of the snapshot's size instead of the snapshot.

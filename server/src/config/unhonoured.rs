@@ -215,14 +215,6 @@ const UNHONOURED: &[(&[&str], Treatment)] = &[
         NoEffect("all writes that wait go to the disk in one sync, without a delay"),
     ),
     (
-        &["localSessionsEnabled", "localSessionsUpgradingEnabled"],
-        NoEffect("every session is a global one"),
-    ),
-    (
-        &["readonlymode.enabled"],
-        NoEffect("there is no read-only mode"),
-    ),
-    (
         &[
             "secureClientPortAddress",
             "portUnification",

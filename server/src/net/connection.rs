@@ -76,6 +76,7 @@ pub(crate) struct Connection {
     attached: OnceLock<i64>,
     session: OnceLock<Arc<Session>>,
     knows_read_only: AtomicBool,
+    read_only: AtomicBool,
     gone: AtomicBool,
     pub(crate) stats: ConnectionStats,
 }
@@ -95,6 +96,7 @@ impl Connection {
             attached: OnceLock::new(),
             session: OnceLock::new(),
             knows_read_only: AtomicBool::new(false),
+            read_only: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             stats,
         }
@@ -155,6 +157,15 @@ impl Connection {
 
     pub(super) fn set_knows_read_only(&self) {
         self.knows_read_only.store(true, Ordering::Relaxed);
+    }
+
+    /// Is it one that only reads, on a server without a leader?
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_read_only(&self) {
+        self.read_only.store(true, Ordering::Relaxed);
     }
 
     /// Has its task ended? Certain only under the lock of the watches.

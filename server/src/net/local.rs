@@ -131,7 +131,8 @@ impl<'a> Answerer<'a> {
                 self.decode::<PathRecord<'_>>()?.encode(out);
                 Ok(())
             }
-            OpCode::Ping => Ok(()),
+            // A session that no other server knows ends without a transaction.
+            OpCode::Ping | OpCode::CloseSession => Ok(()),
             _ => Err(ErrorCode::UNIMPLEMENTED),
         }
     }

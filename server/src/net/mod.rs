@@ -192,6 +192,15 @@ impl Connections {
         self.with_session(Connection::close);
     }
 
+    /// Closes those that only read.
+    pub(crate) fn close_read_only(&self) {
+        self.with_session(|connection| {
+            if connection.is_read_only() {
+                connection.close();
+            }
+        });
+    }
+
     fn with_session(&self, act: impl Fn(&Connection)) {
         let open = self.open.lock();
         let all = open.by_id.values();

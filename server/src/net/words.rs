@@ -103,7 +103,7 @@ pub(super) fn answer(name: &str, argument: &[u8], service: &Service) -> Option<S
         ));
     }
     let word = WORDS.iter().find(|word| word.name == name)?;
-    if !word.always && !service.is_serving() {
+    if !word.always && !service.is_serving() && !service.is_read_only() {
         return Some("This ZooKeeper instance is not currently serving requests\n".to_owned());
     }
     if name == SET_TRACE_MASK {
@@ -127,7 +127,11 @@ fn ruok(_: &Service, out: &mut String) {
 }
 
 fn isro(service: &Service, out: &mut String) {
-    out.push_str(if service.is_serving() { "rw" } else { "null" });
+    out.push_str(match (service.is_serving(), service.is_read_only()) {
+        (true, _) => "rw",
+        (false, true) => "ro",
+        (false, false) => "null",
+    });
 }
 
 /// Nothing is traced by the mask of Apache's server; it is kept for the tools that set and get it.
@@ -138,17 +142,33 @@ fn trace_mask(_: &Service, out: &mut String) {
 }
 
 fn srvr(service: &Service, out: &mut String) {
-    say!(out, "Zookeeper version: {VERSION}\n");
+    head(service, out);
     numbers(service, out);
 }
 
 fn stat(service: &Service, out: &mut String) {
-    say!(out, "Zookeeper version: {VERSION}\nClients:\n");
+    head(service, out);
+    out.push_str("Clients:\n");
     for connection in connections(service) {
         describe(&connection, true, out);
     }
     out.push('\n');
     numbers(service, out);
+}
+
+fn head(service: &Service, out: &mut String) {
+    say!(out, "Zookeeper version: {VERSION}\n");
+    if service.is_read_only() {
+        out.push_str("READ-ONLY mode; serving only read-only clients\n");
+    }
+}
+
+/// What a server is to its clients.
+fn mode_name(service: &Service) -> String {
+    match service.is_read_only() {
+        true => "read-only".to_owned(),
+        false => service.mode().to_string(),
+    }
 }
 
 /// The part that `srvr` and `stat` share.
@@ -159,12 +179,11 @@ fn numbers(service: &Service, out: &mut String) {
     };
     let stats = &service.stats;
     let latency = &stats.latency;
-    let mode = service.mode();
     say!(
         out,
         "Latency min/avg/max: {}/{:?}/{}\n\
          Received: {}\nSent: {}\nConnections: {}\nOutstanding: {}\n\
-         Zxid: {zxid:#x}\nMode: {mode}\nNode count: {}\n",
+         Zxid: {zxid:#x}\nMode: {}\nNode count: {}\n",
         latency.min(),
         four_decimals(latency.average()),
         latency.max(),
@@ -172,9 +191,10 @@ fn numbers(service: &Service, out: &mut String) {
         stats.sent.load(Relaxed),
         service.connections.len(),
         stats.outstanding.load(Relaxed),
+        mode_name(service),
         nodes + COUNTED_TWICE,
     );
-    if mode == Mode::Leading {
+    if service.mode() == Mode::Leading {
         say!(out, "Proposal sizes last/min/max: {}\n", stats.proposals);
     }
 }
@@ -538,10 +558,9 @@ fn mntr(service: &Service, out: &mut String) {
     };
     let stats = &service.stats;
     let latency = &stats.latency;
-    let mode = service.mode();
     let metrics: [(&str, &dyn std::fmt::Display); 18] = [
         ("version", &VERSION),
-        ("server_state", &mode),
+        ("server_state", &mode_name(service)),
         (
             "avg_latency",
             &format!("{:?}", four_decimals(latency.average())),
@@ -558,7 +577,7 @@ fn mntr(service: &Service, out: &mut String) {
         ("ephemerals_count", &ephemerals),
         ("approximate_data_size", &size),
         ("global_sessions", &sessions),
-        ("local_sessions", &0),
+        ("local_sessions", &service.local_sessions.lock().len()),
         (
             "digest_mismatches_count",
             &stats.digest_mismatches.load(Relaxed),
@@ -569,7 +588,7 @@ fn mntr(service: &Service, out: &mut String) {
         say!(out, "zk_{key}\t{value}\n");
     }
     if let Some(roster) = service.roster() {
-        mntr_of_member(mode, roster, out);
+        mntr_of_member(service.mode(), roster, out);
     }
     if let Ok(open) = fs::read_dir("/proc/self/fd") {
         say!(out, "zk_open_file_descriptor_count\t{}\n", open.count());

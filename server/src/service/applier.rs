@@ -364,14 +364,16 @@ pub(crate) fn refuse_session(out: &mut Vec<u8>, connection: &Connection) {
 }
 
 /// Appends the answer to a connection that has got its session.
-fn accept(out: &mut Vec<u8>, connection: &Connection, session_id: i64, timeout: i32) {
+pub(crate) fn accept(out: &mut Vec<u8>, connection: &Connection, session_id: i64, timeout: i32) {
     let password = password(session_id);
     let response = ConnectResponse {
         protocol_version: 0,
         timeout,
         session_id,
         password: Some(&password),
-        read_only: connection.knows_read_only().then_some(false),
+        read_only: connection
+            .knows_read_only()
+            .then(|| connection.is_read_only()),
     };
     frame::write(out, |out| response.encode(out));
 }

@@ -48,6 +48,12 @@ async fn expire_sessions(service: Arc<Service>) {
         let tick_millis = super::millis(tick).max(1);
         let wait = tick_millis - now % tick_millis;
         sleep(Duration::from_millis(wait)).await;
+        if service.is_open() || service.is_read_only() {
+            let expired = service.local_sessions.lock().expire(service.now());
+            for session in expired {
+                service.connections.close_session(session);
+            }
+        }
         if !service.decides() {
             continue;
         }

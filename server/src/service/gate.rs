@@ -54,9 +54,15 @@ struct Barrier {
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Gate {
+    /// Those that have nothing to wait for keep their room for the next time.
     sessions: HashMap<i64, VecDeque<Waiting>>,
+    /// With more sessions, those that wait for nothing are forgotten.
+    most: usize,
     barriers: VecDeque<Barrier>,
 }
+
+/// Room for so many sessions is always kept.
+const KEPT_SESSIONS: usize = 1 << 10;
 
 impl Gate {
     /// Adds what was queued, in its order. `behind` is the last transaction numbered so far, on the
@@ -67,6 +73,10 @@ impl Gate {
         behind: Option<i64>,
         mut ready: impl FnMut(Waiting),
     ) {
+        if self.sessions.len() > self.most {
+            self.sessions.retain(|_, queue| !queue.is_empty());
+            self.most = KEPT_SESSIONS.max(2 * self.sessions.len());
+        }
         let bodies = Bytes::from(std::mem::take(&mut batch.bodies));
         for work in batch.work.drain(..) {
             let (origin, answer, blocked) = match work {

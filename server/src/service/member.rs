@@ -386,8 +386,15 @@ impl Service {
             cxid: request.cxid,
             ids: &request.ids,
             time: wall_clock(),
+            local: false,
         };
         let session = self.sessions.lock().get(request.session).cloned();
+        // The sessions that only another server knows carry its number.
+        let elsewhere = (request.session ^ (self.config.server_id() << 56)) >> 56 != 0;
+        let requester = Requester {
+            local: session.is_none() && elsewhere && self.config.local_sessions_enabled,
+            ..requester
+        };
         let moved = session.is_some_and(|session| !session.is_at(sid));
         match op {
             OpCode::Sync => queue.push_sync(link),

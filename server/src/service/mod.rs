@@ -21,10 +21,10 @@ mod stats;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
-use quorate_proto::OpCode;
+use quorate_proto::{ErrorCode, OpCode};
 use tokio::sync::watch;
 use tokio::time::timeout_at;
 
@@ -33,10 +33,10 @@ use crate::error::ServerError;
 use crate::net::{Connection, Connections};
 use crate::session::{Session, SessionIds, Tracker};
 use crate::tree::{Tree, Watches};
-use crate::txn::{Internal, Preparer, Requester, Rules};
+use crate::txn::{Internal, Preparer, Requester, Rules, makes_ephemerals};
 use crate::zab::zxid_of;
 
-pub(crate) use applier::{encode_event, refuse_session};
+pub(crate) use applier::{accept, encode_event, refuse_session};
 pub(crate) use chores::Chores;
 pub(crate) use logger::{End, Logger};
 use member::Member;
@@ -74,6 +74,17 @@ pub(crate) enum Mode {
     Observing,
 }
 
+/// How a client is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// Not at all.
+    None,
+    /// It may read what this server has, which may be old.
+    ReadOnly,
+    /// In every way.
+    Full,
+}
+
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -93,6 +104,8 @@ pub(crate) struct Service {
     tree: RwLock<Tree>,
     pub(crate) watches: Mutex<Watches<Arc<Connection>>>,
     pub(crate) sessions: Mutex<Tracker>,
+    /// Those that no other server knows.
+    pub(crate) local_sessions: Mutex<Tracker>,
     session_ids: SessionIds,
     queue: Mutex<Queue>,
     /// Tells the logger that something is queued.
@@ -141,6 +154,7 @@ impl Service {
             tree: RwLock::new(tree),
             watches: Mutex::default(),
             sessions: Mutex::new(sessions),
+            local_sessions: Mutex::new(Tracker::new(millis(config.tick_time))),
             connections: Connections::default(),
             stats: Stats::default(),
             phase: watch::Sender::new(Phase::Serving),
@@ -217,22 +231,50 @@ impl Service {
         }
     }
 
-    /// Waits until clients are served; false if a client is better off elsewhere. A change of leader
-    /// takes less time than a client needs to come back, so that it may wait here; beyond a tick
-    /// this server may be cut off, and others not.
-    pub(crate) async fn admits(&self) -> bool {
+    /// Waits until clients are served, and answers how. A change of leader takes less time than a
+    /// client needs to come back, so that it may wait here; beyond a tick this server may be cut
+    /// off, and others not. A client that is content to read may be served by then.
+    pub(crate) async fn admits(&self, content_to_read: bool) -> Admission {
         let mut mode = self.mode.subscribe();
+        let reads = content_to_read && self.config.read_only_mode_enabled;
         while self.is_running() {
             let now = *mode.borrow_and_update();
             let Mode::Paused(since) = now else {
-                return self.serves_clients(now);
+                return match self.serves_clients(now) {
+                    true => Admission::Full,
+                    false => Admission::None,
+                };
             };
-            let patience = since + self.config.tick_time;
-            if timeout_at(patience.into(), mode.changed()).await.is_err() {
-                return false;
+            let patience = match reads {
+                true => self.read_only_delay(),
+                false => self.config.tick_time,
+            };
+            if timeout_at((since + patience).into(), mode.changed())
+                .await
+                .is_err()
+            {
+                return match reads {
+                    true => Admission::ReadOnly,
+                    false => Admission::None,
+                };
             }
         }
-        false
+        Admission::None
+    }
+
+    /// How long a server is without a leader before it serves reads all the same.
+    fn read_only_delay(&self) -> Duration {
+        self.config.tick_time.max(Duration::from_secs(2))
+    }
+
+    /// Is it without a leader, and serves reads all the same?
+    pub(crate) fn is_read_only(&self) -> bool {
+        let Mode::Paused(since) = self.mode() else {
+            return false;
+        };
+        self.config.read_only_mode_enabled
+            && self.is_running()
+            && since.elapsed() >= self.read_only_delay()
     }
 
     /// Begins to serve as a member in `mode`, with everything that was committed before `epoch`.
@@ -243,8 +285,10 @@ impl Service {
             // It is over again.
             return;
         }
+        self.local_sessions.lock().refresh(self.now());
         self.set_mode(mode);
         drop(term);
+        self.connections.close_read_only();
         if self.is_open() {
             self.connections.nudge_sessions();
         } else {
@@ -300,9 +344,13 @@ impl Service {
             cxid: origin.xid,
             ids: &[],
             time: wall_clock(),
+            local: false,
         };
         let (op, write) = (OpCode::CreateSession, Internal::CreateSession(timeout));
         self.enqueue(|queue, tree| {
+            if self.config.local_sessions_enabled && self.member.get().is_some() {
+                return self.open_local_session(queue, timeout, origin);
+            }
             let mut sessions = self.sessions.lock();
             let millis = timeout.max(0).cast_unsigned();
             let session = sessions.track(origin.session, millis, self.now());
@@ -312,6 +360,69 @@ impl Service {
             self.stats.outstanding.fetch_add(i64::from(queued), Relaxed);
             queued
         })
+    }
+
+    fn open_local_session(&self, queue: &mut Queue, timeout: i32, origin: Origin) -> bool {
+        if queue.is_open() {
+            self.track_locally(origin.session, timeout);
+            self.stats.outstanding.fetch_add(1, Relaxed);
+            queue.push_resumed(true, timeout, origin);
+        }
+        queue.is_open()
+    }
+
+    /// Starts to track a session that no other server knows, or gives it a new timeout.
+    pub(crate) fn track_locally(&self, session: i64, timeout: i32) -> Arc<Session> {
+        let millis = timeout.max(0).cast_unsigned();
+        let mut sessions = self.local_sessions.lock();
+        let session = sessions.track(session, millis, self.now());
+        session.set_local(true);
+        session
+    }
+
+    /// A session whose client may be connected to this server.
+    pub(crate) fn session(&self, session: i64) -> Option<Arc<Session>> {
+        let known = self.sessions.lock().get(session).cloned();
+        known.or_else(|| self.local_sessions.lock().get(session).cloned())
+    }
+
+    /// Is it a session that no other server knows?
+    pub(crate) fn is_local(&self, session: i64) -> bool {
+        self.local_sessions.lock().get(session).is_some()
+    }
+
+    /// A session that no other server knows wants to write. If it comes to own something by that,
+    /// it has to be known to all first.
+    ///
+    /// # Errors
+    /// What to answer, if that is not to be.
+    pub(crate) fn upgrade_for(
+        &self,
+        queue: &mut Queue,
+        tree: &LazyTree<'_>,
+        session: &Session,
+        (op, body): (OpCode, &[u8]),
+    ) -> Result<(), ErrorCode> {
+        if !makes_ephemerals(op, body) {
+            return Ok(());
+        }
+        if !self.config.local_sessions_upgrading_enabled {
+            // Its part is what fails of a multi.
+            return match op {
+                OpCode::Multi => Ok(()),
+                _ => Err(ErrorCode::EPHEMERAL_ON_LOCAL_SESSION),
+            };
+        }
+        let Some(session) = self.local_sessions.lock().remove(session.id()) else {
+            return Ok(());
+        };
+        session.set_local(false);
+        session.move_to(self.config.server_id());
+        let timeout = session.timeout().cast_signed();
+        let create = Internal::CreateSession(timeout);
+        queue.push_unasked(tree, unasked(session.id()), OpCode::CreateSession, create);
+        self.sessions.lock().adopt(session);
+        Ok(())
     }
 
     /// Answers a connection that wants to resume a session, once everything is done that the
@@ -328,6 +439,10 @@ impl Service {
     }
 
     fn resume_on(&self, queue: &mut Queue, timeout: i32, origin: Origin) {
+        if self.is_local(origin.session) {
+            self.track_locally(origin.session, timeout);
+            return queue.push_resumed(true, timeout, origin);
+        }
         if !queue.is_leading() {
             return queue.push_revalidation(timeout, origin);
         }
@@ -421,6 +536,7 @@ fn unasked(session: i64) -> Requester<'static> {
         cxid: 0,
         ids: &[],
         time: wall_clock(),
+        local: false,
     }
 }
 
@@ -440,7 +556,7 @@ pub(crate) fn wall_clock() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

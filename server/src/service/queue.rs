@@ -154,11 +154,11 @@ impl Upstream {
         }
     }
 
-    fn forward(&mut self, op: OpCode, body: &[u8], ids: Ids, origin: &Origin) -> Request {
+    fn forward(&mut self, asker: (i64, i32), op: OpCode, body: &[u8], ids: Ids) -> Request {
         self.bodies.extend_from_slice(body);
         let request = Request {
-            session: origin.session,
-            cxid: origin.xid,
+            session: asker.0,
+            cxid: asker.1,
             op: op.number(),
             body: self.bodies.split().freeze(),
             ids,
@@ -265,7 +265,8 @@ impl Queue {
             }
             Role::Following(upstream) => match self.rules.check(op, body) {
                 Ok(()) => {
-                    let request = upstream.forward(op, body, Arc::clone(ids), &origin);
+                    let asker = (origin.session, origin.xid);
+                    let request = upstream.forward(asker, op, body, Arc::clone(ids));
                     let work = &mut batch.work;
                     work.push(Work::Forwarded {
                         op,
@@ -278,7 +279,8 @@ impl Queue {
         }
     }
 
-    fn refuse(&mut self, err: ErrorCode, origin: Origin) {
+    /// Queues an answer that is nothing but an error.
+    pub(crate) fn refuse(&mut self, err: ErrorCode, origin: Origin) {
         self.batch.work.push(Work::Refused { err, origin });
         self.restless = true;
     }
@@ -342,18 +344,23 @@ impl Queue {
                 self.push_txn(first, zxid, op, origin);
                 true
             }
-            (Role::Following(upstream), Some(origin)) => {
+            // What the server itself wants to be done is the leader's to do.
+            (Role::Following(_), None) if op != OpCode::CreateSession => false,
+            (Role::Following(upstream), origin) => {
                 let mut body = Vec::new();
                 if let Internal::CreateSession(timeout) = write {
                     timeout.encode(&mut body);
                 }
-                let request = upstream.forward(op, &body, Arc::default(), &origin);
-                let work = &mut self.batch.work;
-                work.push(Work::Forwarded {
-                    op,
-                    request,
-                    origin,
-                });
+                let asker = (requester.session, requester.cxid);
+                let request = upstream.forward(asker, op, &body, Arc::default());
+                if let Some(origin) = origin {
+                    let work = &mut self.batch.work;
+                    work.push(Work::Forwarded {
+                        op,
+                        request,
+                        origin,
+                    });
+                }
                 true
             }
             _ => false,
@@ -372,7 +379,13 @@ impl Queue {
     }
 
     /// Queues what has waited since the role before this one.
-    pub(super) fn push_again(&mut self, tree: &LazyTree<'_>, waiting: Waiting, time: i64) {
+    pub(super) fn push_again(
+        &mut self,
+        tree: &LazyTree<'_>,
+        waiting: Waiting,
+        time: i64,
+        local: bool,
+    ) {
         let Waiting { origin, answer, .. } = waiting;
         match answer {
             Answer::Write { op, request } => {
@@ -384,6 +397,7 @@ impl Queue {
                     cxid: request.cxid,
                     ids: &request.ids,
                     time,
+                    local,
                 };
                 let internal = match op {
                     OpCode::CloseSession => Internal::CloseSession,
@@ -433,7 +447,8 @@ impl Queue {
             if PathRecord::from_slice(body).is_err() {
                 return self.refuse(ErrorCode::MARSHALLING_ERROR, origin);
             }
-            upstream.forward(op, body, Arc::clone(ids), &origin);
+            let asker = (origin.session, origin.xid);
+            upstream.forward(asker, op, body, Arc::clone(ids));
         } else {
             self.restless = true;
         }

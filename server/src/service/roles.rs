@@ -217,7 +217,8 @@ impl MemberApplier {
         service.sessions.lock().take_over(sessions, service.now());
         service.close_orphans(&mut queue, &tree);
         for waiting in self.gate.take() {
-            queue.push_again(&tree, waiting, wall_clock());
+            let local = service.is_local(waiting.origin.session);
+            queue.push_again(&tree, waiting, wall_clock(), local);
         }
         for (timeout, origin) in queue.take_revalidating().into_values() {
             service.resume_on(&mut queue, timeout, origin);
@@ -243,7 +244,8 @@ impl MemberApplier {
         service.sessions.lock().hand_over(here);
         let tree = LazyTree::new(&service.tree);
         for waiting in self.gate.take() {
-            queue.push_again(&tree, waiting, wall_clock());
+            let local = service.is_local(waiting.origin.session);
+            queue.push_again(&tree, waiting, wall_clock(), local);
         }
         drop(tree);
         for (timeout, origin) in queue.take_revalidating().into_values() {

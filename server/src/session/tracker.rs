@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 
@@ -22,6 +22,8 @@ pub struct Session {
     bucket: AtomicU64,
     /// The server that its client is connected to.
     owner: AtomicI64,
+    /// Does no other server know it?
+    local: AtomicBool,
 }
 
 impl Session {
@@ -39,6 +41,16 @@ impl Session {
     pub fn touch(&self, now: u64) {
         self.deadline
             .store(now + u64::from(self.timeout()), Ordering::Relaxed);
+    }
+
+    /// Does no other server know it?
+    pub fn is_local(&self) -> bool {
+        self.local.load(Ordering::Relaxed)
+    }
+
+    /// Makes it one that only this server knows, or all do.
+    pub fn set_local(&self, local: bool) {
+        self.local.store(local, Ordering::Relaxed);
     }
 
     /// When the server has heard from it last.
@@ -141,6 +153,7 @@ impl Tracker {
             deadline: AtomicU64::new(deadline),
             bucket: AtomicU64::new(0),
             owner: AtomicI64::new(NOBODY),
+            local: AtomicBool::new(false),
         });
         self.sessions.insert(id, Arc::clone(&session));
         self.enqueue(&session);
@@ -162,8 +175,21 @@ impl Tracker {
     }
 
     /// Stops tracking a session that is closing or gone.
-    pub fn remove(&mut self, id: i64) {
-        self.sessions.remove(&id);
+    pub fn remove(&mut self, id: i64) -> Option<Arc<Session>> {
+        self.sessions.remove(&id)
+    }
+
+    /// Tracks a session that another tracker had.
+    pub fn adopt(&mut self, session: Arc<Session>) {
+        self.enqueue(&session);
+        self.sessions.insert(session.id, session);
+    }
+
+    /// Takes all sessions for heard from.
+    pub fn refresh(&self, now: u64) {
+        self.sessions
+            .values()
+            .for_each(|session| session.touch(now));
     }
 
     /// Number of sessions tracked.

@@ -25,8 +25,8 @@ use crate::tree::{self, DIGEST_VERSION, Limit, MAX_TTL, Owner, Tree};
 use crate::zab::Membership;
 use pending::{Pending, View};
 pub use reconfig::Roster;
-pub use request::is_write;
 use request::{Single, WriteRequest};
+pub use request::{is_write, makes_ephemerals};
 
 /// What a server does and does not allow, as far as writes are concerned.
 #[derive(Debug, Clone)]
@@ -101,6 +101,8 @@ pub struct Requester<'a> {
     pub ids: &'a [Id<'static>],
     /// Wall clock, milliseconds since 1970.
     pub time: i64,
+    /// Its server answers for the session, which no other needs to know: it owns nothing.
+    pub local: bool,
 }
 
 /// A write that the server makes by itself.
@@ -335,13 +337,13 @@ impl Preparer {
         match request {
             Single::Create(op, request) => self.create(tree, requester, zxid, *op, request, out),
             Single::Delete(request) => {
-                self.check_session(tree, requester.session)?;
+                self.check_session(tree, requester)?;
                 self.delete(tree, requester, zxid, request)?;
                 DeleteTxn { path: request.path }.encode(out);
                 Ok(())
             }
             Single::SetData(request) => {
-                self.check_session(tree, requester.session)?;
+                self.check_session(tree, requester)?;
                 let version = self.set_data(tree, requester, zxid, request)?;
                 SetDataTxn {
                     path: request.path,
@@ -352,11 +354,11 @@ impl Preparer {
                 Ok(())
             }
             Single::SetAcl(request) => {
-                self.check_session(tree, requester.session)?;
+                self.check_session(tree, requester)?;
                 self.set_acl(tree, requester, zxid, request, out)
             }
             Single::Check(request) => {
-                self.check_session(tree, requester.session)?;
+                self.check_session(tree, requester)?;
                 valid_path(request.path)?;
                 let view = self.pending.view(tree, request.path)?;
                 self.check_acl(tree, requester, &view, Perms::READ)?;
@@ -384,7 +386,7 @@ impl Preparer {
         if !self.rules.reconfig {
             return Err(ErrorCode::RECONFIG_DISABLED);
         }
-        self.check_session(tree, requester.session)?;
+        self.check_session(tree, requester)?;
         // A server that stands alone has no members to change.
         let roster = self.roster.as_ref().ok_or(ErrorCode::UNIMPLEMENTED)?;
         let members = roster.change(request, self.reconfig)?;
@@ -408,9 +410,10 @@ impl Preparer {
         Ok(())
     }
 
-    fn check_session(&self, tree: &Tree, session: i64) -> Result<(), ErrorCode> {
+    fn check_session(&self, tree: &Tree, requester: Requester<'_>) -> Result<(), ErrorCode> {
+        let session = requester.session;
         let known = tree.session_timeout(session).is_some() || self.opening.contains_key(&session);
-        if known && !self.closing.contains_key(&session) {
+        if (known || requester.local) && !self.closing.contains_key(&session) {
             Ok(())
         } else {
             Err(ErrorCode::SESSION_EXPIRED)
@@ -441,7 +444,9 @@ impl Preparer {
         out: &mut Vec<u8>,
     ) -> Result<(), ErrorCode> {
         let owner = self.rules.owner(op, request, requester.session)?;
-        self.check_session(tree, requester.session)?;
+        let owns = matches!(owner, Owner::Session(_));
+        let local = requester.local && !owns;
+        self.check_session(tree, Requester { local, ..requester })?;
         let parent_path = parent_of(request.path)?;
         let acl = acl::resolve(
             request.acl.as_deref(),

@@ -22,6 +22,24 @@ pub fn is_write(op: OpCode) -> bool {
     )
 }
 
+/// Would this write create ephemeral znodes?
+pub fn makes_ephemerals(op: OpCode, body: &[u8]) -> bool {
+    let is_ephemeral = |single: &Single<'_>| match single {
+        Single::Create(OpCode::Create | OpCode::Create2, request) => {
+            CreateMode::try_from(request.flags).is_ok_and(CreateMode::is_ephemeral)
+        }
+        _ => false,
+    };
+    match WriteRequest::decode(op, body) {
+        Ok(WriteRequest::Single(single)) => is_ephemeral(&single),
+        Ok(WriteRequest::Multi(multi)) => {
+            let mut singles = multi.ops.iter().map(Single::from);
+            singles.any(|single| is_ephemeral(&single))
+        }
+        Err(_) => false,
+    }
+}
+
 /// A write as its bytes say.
 pub(super) enum WriteRequest<'a> {
     Single(Single<'a>),

@@ -44,6 +44,7 @@ impl Bench {
             cxid: 1,
             ids: &[],
             time: 1000,
+            local: false,
         }
     }
 

@@ -57,6 +57,8 @@ pub(crate) struct Client {
     input: Vec<u8>,
     last_xid: i32,
     pub(crate) last_zxid_seen: i64,
+    /// Is it content with a server that only reads?
+    pub(crate) read_only: bool,
     pub(crate) session: Session,
 }
 
@@ -68,6 +70,7 @@ impl Client {
             input: Vec::new(),
             last_xid: 0,
             last_zxid_seen: 0,
+            read_only: false,
             session: Session::new(0),
         }
     }
@@ -100,7 +103,7 @@ impl Client {
             timeout: session.timeout,
             session_id: session.id,
             password: Some(&session.password),
-            read_only: Some(false),
+            read_only: Some(self.read_only),
         };
         let mut out = Vec::new();
         frame::write(&mut out, |out| request.encode(out));

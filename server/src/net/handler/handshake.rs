@@ -9,7 +9,7 @@ use quorate_proto::{ConnectRequest, frame};
 
 use super::super::words;
 use super::{End, Fault, Handler};
-use crate::service::refuse_session;
+use crate::service::{Admission, accept, refuse_session};
 use crate::session::password;
 
 /// How a handshake ended.
@@ -76,12 +76,15 @@ impl Handler {
     }
 
     async fn connect(&mut self, request: &ConnectRequest<'_>) -> Result<Handshake, Fault> {
-        let seen = request.last_zxid_seen;
-        if !self.admitted(seen).await? {
+        let admission = self.admitted(request).await?;
+        if admission == Admission::None {
             return Ok(Handshake::Over);
         }
         if request.read_only.is_some() {
             self.connection.set_knows_read_only();
+        }
+        if admission == Admission::ReadOnly {
+            self.connection.set_read_only();
         }
         let (is_new, mut session) = (request.session_id == 0, request.session_id);
         if is_new {
@@ -96,6 +99,9 @@ impl Handler {
         }
         self.service.connections.attach(session, &self.connection);
         let timeout = self.service.negotiate(request.timeout);
+        if admission == Admission::ReadOnly {
+            return Ok(self.read_only_session(session, is_new, timeout));
+        }
         loop {
             let origin = self.origin(0, session);
             let asked = match is_new {
@@ -106,22 +112,36 @@ impl Handler {
                 return Ok(self.accepted(session).await);
             }
             // The server has lost its leader just now.
-            if !self.admitted(seen).await? {
+            if self.admitted(request).await? != Admission::Full {
                 return Ok(Handshake::Over);
             }
         }
     }
 
-    /// Waits until clients are served here; false if this one has to go elsewhere, or has gone.
-    async fn admitted(&mut self, seen: i64) -> Result<bool, Fault> {
-        let admits = tokio::select! {
-            admits = self.service.admits() => admits,
-            // Without a session there is nothing to be told but the end.
-            () = self.connection.filled() => false,
-        };
-        if !admits || !self.read_chunk()? {
-            return Ok(false);
+    /// A session that lasts until there is a leader, and no other server knows. One that others know
+    /// cannot be resumed: nobody can say whether it is still there.
+    fn read_only_session(&mut self, session: i64, is_new: bool, timeout: i32) -> Handshake {
+        if !is_new && !self.service.is_local(session) {
+            return Handshake::Over;
         }
+        let tracked = self.service.track_locally(session, timeout);
+        self.connection.set_session(tracked);
+        accept(&mut self.output, &self.connection, session, timeout);
+        Handshake::Accepted
+    }
+
+    /// Waits until clients are served here, and answers how, unless this one has gone.
+    async fn admitted(&mut self, request: &ConnectRequest<'_>) -> Result<Admission, Fault> {
+        let content_to_read = request.read_only == Some(true);
+        let admission = tokio::select! {
+            admission = self.service.admits(content_to_read) => admission,
+            // Without a session there is nothing to be told but the end.
+            () = self.connection.filled() => Admission::None,
+        };
+        if admission == Admission::None || !self.read_chunk()? {
+            return Ok(Admission::None);
+        }
+        let seen = request.last_zxid_seen;
         let abreast = self.service.is_abreast_of(seen);
         if !abreast {
             tracing::info!(
@@ -129,7 +149,7 @@ impl Handler {
                 "refusing a client that has seen a later transaction than this server"
             );
         }
-        Ok(abreast)
+        Ok(if abreast { admission } else { Admission::None })
     }
 
     /// Reads what there is, if there is something; false if the client sends no more.
@@ -157,7 +177,7 @@ impl Handler {
             }
         }
         // It may have ended meanwhile, before it could find this connection to close it.
-        let tracked = self.service.sessions.lock().get(session).cloned();
+        let tracked = self.service.session(session);
         match tracked {
             Some(session) => {
                 self.connection.set_session(session);

@@ -251,7 +251,7 @@ impl Handler {
     fn wants_input(&self) -> bool {
         !self.closing
             && !self.ended
-            && self.service.is_open()
+            && (self.service.is_open() || self.connection.is_read_only())
             && self.has_room_for_answers()
             && self.may_enqueue(0)
     }
@@ -347,7 +347,8 @@ impl Handler {
         if self.in_flight == 0 {
             self.answer_reads(&mut frames);
         }
-        if !self.closing && frames.has_next() && self.has_room_for_answers() {
+        let has_more = !self.closing && frames.has_next() && self.has_room_for_answers();
+        if has_more && !self.connection.is_read_only() {
             self.enqueue(&mut frames);
         }
         if frames.requests > 0 {
@@ -388,6 +389,14 @@ impl Handler {
                 }
                 continue;
             }
+            if (!local::is_local(op) || op == OpCode::Sync) && self.connection.is_read_only() {
+                let zxid = match &tree {
+                    Some(tree) => tree.last_zxid(),
+                    None => service.tree().last_zxid(),
+                };
+                self.refuse_write(op, header, zxid);
+                continue;
+            }
             if !local::is_local(op) || op == OpCode::Sync {
                 frames.at = before;
                 frames.requests -= 1;
@@ -420,6 +429,23 @@ impl Handler {
             drop(tree);
             self.count_answers(answered);
         }
+    }
+
+    /// A write, on a connection that only reads. Its end is none.
+    fn refuse_write(&mut self, op: OpCode, header: RequestHeader, zxid: i64) {
+        if !is_write(op) && !matches!(op, OpCode::Sync | OpCode::CloseSession) {
+            return self.refuse_op(header);
+        }
+        let mut err = ErrorCode::NOT_READ_ONLY;
+        if let (OpCode::CloseSession, Some(session)) = (op, self.connection.session()) {
+            self.service.local_sessions.lock().remove(session.id());
+            self.ended = true;
+            err = ErrorCode::OK;
+        }
+        let xid = header.xid;
+        let reply = ReplyHeader { xid, zxid, err };
+        frame::write(&mut self.output, |out| reply.encode(out));
+        self.count_answers(1);
     }
 
     fn count_answers(&self, answered: u64) {
@@ -465,6 +491,10 @@ impl Handler {
                     cxid: header.xid,
                     ids: &ids,
                     time,
+                    local: self
+                        .connection
+                        .session()
+                        .is_some_and(|session| session.is_local()),
                 };
                 self.push(queue, tree, requester, op, body, &ids);
             }
@@ -489,13 +519,18 @@ impl Handler {
                 queue.push_local(op, body, ids, origin);
                 self.waiting += 1;
             }
+            OpCode::CloseSession if requester.local => {
+                self.service.local_sessions.lock().remove(requester.session);
+                queue.push_local(op, &[], ids, origin);
+                self.ended = true;
+            }
             OpCode::CloseSession => {
                 self.service.sessions.lock().remove(requester.session);
                 queue.push_close(tree, requester, origin);
                 // What follows the end of a session is not looked at.
                 self.ended = true;
             }
-            _ if is_write(op) => queue.push_write(tree, requester, op, body, ids, origin),
+            _ if is_write(op) => self.push_write(queue, tree, requester, (op, body), ids, origin),
             _ => {
                 return self.refuse_op(RequestHeader {
                     xid: requester.cxid,
@@ -505,6 +540,25 @@ impl Handler {
         }
         self.in_flight += 1;
         self.note(op, requester.cxid);
+    }
+
+    fn push_write(
+        &self,
+        queue: &mut Queue,
+        tree: &LazyTree<'_>,
+        mut requester: Requester<'_>,
+        (op, body): (OpCode, &[u8]),
+        ids: &Arc<[Id<'static>]>,
+        origin: Origin,
+    ) {
+        if let Some(session) = self.connection.session().filter(|_| requester.local) {
+            let upgraded = self.service.upgrade_for(queue, tree, session, (op, body));
+            if let Err(err) = upgraded {
+                return queue.refuse(err, origin);
+            }
+            requester.local = session.is_local();
+        }
+        queue.push_write(tree, requester, op, body, ids, origin);
     }
 
     fn next_request<'a>(&mut self, frames: &mut Frames<'a>) -> Option<(RequestHeader, &'a [u8])> {

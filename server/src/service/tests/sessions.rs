@@ -165,3 +165,103 @@ async fn a_leader_survives_whatever_learners_send() {
     assert_eq!(client.create("/n", b"").await, ErrorCode::OK);
     client.sync().await;
 }
+
+#[tokio::test]
+async fn a_local_session_costs_no_transaction_and_stays_where_it_is() {
+    let ensemble = Ensemble::with(3, |config| config.local_sessions_enabled = true).await;
+    ensemble.elect(0).await;
+    let before = ensemble.last_zxid(0);
+    for server in 0..2 {
+        let mut client = Client::connect(ensemble.address(server)).await;
+        let path = format!("/of{server}");
+        assert_eq!(client.create(&path, b"").await, ErrorCode::OK);
+        let ephemeral = znode("/mine", b"", CreateMode::Ephemeral.number());
+        let (err, _) = client.call(OpCode::Create, &ephemeral).await;
+        assert_eq!(err, ErrorCode::EPHEMERAL_ON_LOCAL_SESSION);
+        let elsewhere = Client::resume(ensemble.address(2), &client.session).await;
+        assert_eq!(elsewhere.session, Session::new(0));
+        let mut back = Client::resume(ensemble.address(server), &client.session).await;
+        assert_eq!(client.next().await, Message::Closed);
+        assert!(back.exists(&path).await);
+        back.send(&request(9, OpCode::CloseSession, &Nothing)).await;
+        assert_eq!(back.next().await.outcome(), (9, ErrorCode::OK));
+        assert_eq!(back.next().await, Message::Closed);
+        let late = Client::resume(ensemble.address(server), &client.session).await;
+        assert_eq!(late.session, Session::new(0));
+    }
+    assert_eq!(ensemble.last_zxid(0) - before, (1 << 32) + 2);
+    assert_eq!(ensemble.services[0].tree().sessions().len(), 0);
+}
+
+#[tokio::test]
+async fn a_local_session_becomes_known_to_all_with_its_first_ephemeral() {
+    let ensemble = Ensemble::with(3, |config| {
+        config.local_sessions_enabled = true;
+        config.local_sessions_upgrading_enabled = true;
+    })
+    .await;
+    ensemble.elect(0).await;
+    for server in 0..2 {
+        let mut client = Client::connect(ensemble.address(server)).await;
+        let path = format!("/of{server}");
+        let ephemeral = znode(&path, b"", CreateMode::Ephemeral.number());
+        let (err, _) = client.call(OpCode::Create, &ephemeral).await;
+        assert_eq!(err, ErrorCode::OK);
+        ensemble.settle().await;
+        for service in &ensemble.services {
+            assert!(service.tree().session_timeout(client.session.id).is_some());
+        }
+        let mut moved = Client::resume(ensemble.address(2), &client.session).await;
+        assert!(moved.exists(&path).await);
+        moved
+            .send(&request(9, OpCode::CloseSession, &Nothing))
+            .await;
+        assert_eq!(moved.next().await.outcome(), (9, ErrorCode::OK));
+        ensemble.settle().await;
+        assert!(ensemble.services[server].tree().get(&path).is_none());
+    }
+}
+
+#[tokio::test]
+async fn local_sessions_expire_where_they_are_but_not_between_leaders() {
+    let ensemble = Ensemble::with(2, |config| config.local_sessions_enabled = true).await;
+    let _chores = ensemble.chores();
+    ensemble.elect(0).await;
+    let mut client = Client::connect_for(ensemble.address(1), 1000).await;
+    ensemble.depose(true).await;
+    sleep(Duration::from_millis(2000)).await;
+    ensemble.elect(0).await;
+    client.sync().await;
+    assert_eq!(client.next().await, Message::Closed);
+    let late = Client::resume(ensemble.address(1), &client.session).await;
+    assert_eq!(late.session, Session::new(0));
+}
+
+#[tokio::test]
+async fn a_server_that_is_cut_off_can_be_read() {
+    let ensemble = Ensemble::with(2, |config| config.read_only_mode_enabled = true).await;
+    ensemble.elect(0).await;
+    let mut client = Client::connect(ensemble.address(1)).await;
+    assert_eq!(client.create("/n", b"").await, ErrorCode::OK);
+    ensemble.settle().await;
+    ensemble.depose(true).await;
+    let mut strict = Client::open(ensemble.address(1)).await;
+    let mut reader = Client::open(ensemble.address(1)).await;
+    reader.read_only = true;
+    assert_eq!(strict.handshake(&Session::new(5000)).await, None);
+    assert!(reader.handshake(&Session::new(5000)).await.is_some());
+    assert!(reader.exists("/n").await);
+    assert_eq!(reader.create("/m", b"").await, ErrorCode::NOT_READ_ONLY);
+    let root = PathRecord { path: "/" };
+    let (err, _) = reader.call(OpCode::Sync, &root).await;
+    assert_eq!(err, ErrorCode::NOT_READ_ONLY);
+    let mut leaver = Client::open(ensemble.address(1)).await;
+    leaver.read_only = true;
+    assert_eq!(
+        leaver.handshake(&client.session).await,
+        None,
+        "known elsewhere"
+    );
+    ensemble.elect(1).await;
+    assert_eq!(reader.next().await, Message::Closed);
+}
