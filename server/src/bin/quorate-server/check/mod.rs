@@ -148,16 +148,6 @@ fn settings(place: &Place, options: &Options, reading: &Reading, report: &mut Re
         let what = format!("{}: {}", problem.origin, problem.what);
         report.error("settings", what, &problem.advice);
     }
-    if let Some(ensemble) = &reading.config.ensemble {
-        report.error(
-            "ensemble",
-            format!(
-                "{} voting servers are configured, and this version runs a single server only",
-                ensemble.members.voters().count()
-            ),
-            "leave one server.N line, or none",
-        );
-    }
     for notice in &reading.notices {
         report.warning("settings", notice.to_string(), "");
     }
