@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::config::{self, Config, Member, Members, PeerType};
@@ -266,21 +267,17 @@ impl Ensemble {
         Ok(())
     }
 
-    /// Stops all servers that run, followers first.
+    /// Stops all servers that run.
     ///
     /// # Errors
     /// What had made one of them stop by itself before.
     pub async fn shutdown(mut self) -> Result<(), Arc<ServerError>> {
-        let mut servers: Vec<Server> = self
-            .members
-            .values_mut()
-            .filter_map(|slot| slot.server.take())
-            .collect();
-        // A leader that goes last has nobody to hand over to.
-        servers.sort_by_key(|server| server.standing().is_some_and(|standing| standing.leads));
+        let slots = self.members.values_mut();
+        let servers = slots.filter_map(|slot| slot.server.take());
+        let mut stopping: JoinSet<_> = servers.map(Server::stop).collect();
         let mut stopped = Ok(());
-        for server in servers {
-            stopped = stopped.and(server.shutdown().await);
+        while let Some(outcome) = stopping.join_next().await {
+            stopped = stopped.and(outcome.unwrap_or(Ok(())));
         }
         stopped
     }

@@ -149,12 +149,17 @@ impl Server {
     ///
     /// # Errors
     /// What made the server stop by itself before.
-    pub async fn shutdown(mut self) -> Result<(), Arc<ServerError>> {
+    pub async fn shutdown(self) -> Result<(), Arc<ServerError>> {
         if let Some(quorum) = &self.quorum {
             // Where there is nobody to hand over to, it stops all the same.
             let patience = self.service.config.shutdown_timeout;
             let _ = timeout(patience, quorum.give_up_leadership()).await;
         }
+        self.stop().await
+    }
+
+    /// [`Server::shutdown`] of a server whose ensemble stops with it.
+    pub(crate) async fn stop(mut self) -> Result<(), Arc<ServerError>> {
         self.service.drain();
         if let Some(acceptor) = self.acceptor.take() {
             // It only ever ends by returning; the port is closed then.

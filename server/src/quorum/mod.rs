@@ -25,8 +25,10 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 pub use self::election::probe;
 pub(crate) use self::faults::Faults;
@@ -42,10 +44,14 @@ use crate::service::{End, Mode, Outlet, Phase, Service, Snapshots};
 use crate::storage::Storage;
 use crate::storage::log::LogRange;
 use crate::storage::replica::Replica;
-use crate::zab::{Input, Link, Membership, Millis, Output, Packet, Peer, Recovered, Settings, Sid};
+use crate::zab::{
+    Input, Link, Membership, Millis, Output, Packet, Peer, Recovered, Role, Settings, Sid,
+};
 
 /// A leader whose log takes longer to write steps down.
 const DISK_LIMIT: Duration = Duration::from_secs(1);
+/// How long a server that stops waits for its successor.
+const SUCCESSION: Duration = Duration::from_secs(1);
 /// How long a search waits for a better vote.
 const FINALIZE_WAIT: Duration = Duration::from_millis(200);
 /// Bytes of transactions that are kept for learners that come back.
@@ -66,6 +72,8 @@ pub(crate) struct Quorum {
     /// Where learners are in the log that is read for them.
     cursors: Mutex<HashMap<Link, LogRange>>,
     faults: Faults,
+    /// Where links have their tasks.
+    runtime: Handle,
     next_link: AtomicU64,
     clock: Instant,
     deadline: AtomicU64,
@@ -165,6 +173,7 @@ impl Quorum {
                 storage,
                 cursors: Mutex::default(),
                 faults,
+                runtime: Handle::current(),
                 next_link: AtomicU64::new(1),
                 clock: Instant::now(),
                 deadline: AtomicU64::new(0),
@@ -206,16 +215,21 @@ impl Quorum {
         }
     }
 
-    /// Lets a leader hand over, and waits until it leads no longer. Cancel safe.
+    /// Lets a leader hand over, and waits until there is another, but not for long. Cancel safe.
     pub(crate) async fn give_up_leadership(&self) {
         let mut mode = self.service.follow_mode();
-        if *mode.borrow_and_update() == Mode::Leading {
-            self.hand_over(None);
-            // The service outlives this.
-            let _ = mode
-                .wait_for(|mode| !matches!(mode, Mode::Leading | Mode::Paused(_)))
-                .await;
+        if *mode.borrow_and_update() != Mode::Leading {
+            return;
         }
+        self.hand_over(None);
+        // The service outlives this.
+        while self.leads() && mode.changed().await.is_ok() {}
+        let serves = mode.wait_for(|mode| !matches!(mode, Mode::Paused(_)));
+        let _ = timeout(SUCCESSION, serves).await.map(drop);
+    }
+
+    fn leads(&self) -> bool {
+        self.core.lock().peer.role() == Role::Leading
     }
 
     /// Ends everything that the member does, and waits for the end of what may take a moment.
@@ -323,9 +337,15 @@ impl Quorum {
             Output::WriteEpoch { file, epoch } => disk.push(DiskWork::Epoch { file, epoch }),
             Output::Truncate { zxid } => disk.push(DiskWork::Truncate { zxid }),
             Output::Apply { entries } => self.service.apply(entries),
-            Output::Looking { reason } => {
+            Output::Looking {
+                reason,
+                handed_over,
+            } => {
                 tracing::info!(reason, "looking for a leader");
-                self.service.pause();
+                match handed_over {
+                    true => self.service.await_successor(),
+                    false => self.service.pause(),
+                }
             }
             Output::Resign { reason } => {
                 tracing::info!(reason, "handing over");

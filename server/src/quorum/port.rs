@@ -31,7 +31,8 @@ impl Quorum {
                 Ok((stream, address)) => {
                     let link = Link(self.next_link.fetch_add(1, Relaxed));
                     let link = LinkSocket::new(link, stream, address, self.faults.clone());
-                    tokio::spawn(Arc::clone(&self).run(link, Side::Leader));
+                    self.runtime
+                        .spawn(Arc::clone(&self).run(link, Side::Leader));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection of another member could not be accepted");
@@ -44,7 +45,7 @@ impl Quorum {
     /// Connects to the quorum port of a member, in a task of its own.
     pub(super) fn connect(self: &Arc<Self>, link: Link, to: Sid) {
         let this = Arc::clone(self);
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             match this.dial(to).await {
                 Ok((stream, address)) => {
                     let link = LinkSocket::new(link, stream, address, this.faults.clone());

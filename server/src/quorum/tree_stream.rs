@@ -60,7 +60,7 @@ impl Quorum {
         };
         let first = link.hold();
         let this = Arc::clone(self);
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             if let Err(error) = this.dump(&link, first).await {
                 tracing::info!(address = %link.address, %error, "a tree could not be sent");
                 this.close(link.id, "the tree could not be sent");
@@ -94,7 +94,7 @@ impl Quorum {
     /// Reads some of the log for a learner, in a task of its own.
     pub(super) fn read_log(self: &Arc<Self>, link: Link, after: i64, upto: i64) {
         let this = Arc::clone(self);
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let cursor = this.cursors.lock().remove(&link);
             let mut cursor = cursor.unwrap_or_else(|| this.storage.log_range());
             let reading = spawn_blocking(move || (cursor.read(after, upto, AT_ONCE), cursor));

@@ -237,6 +237,9 @@ pub enum Output {
     Looking {
         /// For the log.
         reason: &'static str,
+        /// Was everything committed that was proposed, and will the leader that was propose
+        /// nothing more? Then what clients wait for can be asked of the next leader again.
+        handed_over: bool,
     },
     /// The leader wants to be one no longer: stop to number transactions, keep the requests, and
     /// say [`Input::HandOver`] behind the last [`Input::Propose`].

@@ -612,6 +612,7 @@ impl Leader {
             next => Err(Over {
                 reason: "the members have changed",
                 next,
+                handed_over: false,
             }),
         }
     }
@@ -693,6 +694,7 @@ impl Leader {
         Err(Over {
             reason: "it hands over",
             next: Some(to),
+            handed_over: true,
         })
     }
 

@@ -413,6 +413,7 @@ impl Learner {
         Err(Over {
             reason: "the members have changed",
             next: Some(leader).filter(|leader| own.is_voter(*leader)),
+            handed_over: false,
         })
     }
 
@@ -426,6 +427,7 @@ impl Learner {
             Packet::HandOver { to } if self.features.extended() => Err(Over {
                 reason: "the leader hands over",
                 next: Some(to).filter(|to| own.is_voter(*to)),
+                handed_over: true,
             }),
             Packet::Unknown { .. } => Ok(()),
             other => self.history(own, other),

@@ -43,11 +43,17 @@ pub(super) struct Over {
     pub(super) reason: &'static str,
     /// Who leads next, if no search is needed to know it.
     pub(super) next: Option<Sid>,
+    /// Has the leader promised that it proposes nothing more of what it was asked for?
+    pub(super) handed_over: bool,
 }
 
 impl Over {
     pub(super) fn because<T>(reason: &'static str) -> Result<T, Over> {
-        Err(Over { reason, next: None })
+        Err(Over {
+            reason,
+            next: None,
+            handed_over: false,
+        })
     }
 }
 

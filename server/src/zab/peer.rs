@@ -362,8 +362,10 @@ impl Peer {
             State::Settling { .. } | State::Looking => {}
         }
         self.election.stop();
-        let reason = over.reason;
-        self.own.out.push(Output::Looking { reason });
+        self.own.out.push(Output::Looking {
+            reason: over.reason,
+            handed_over: over.handed_over,
+        });
     }
 
     /// Goes on once all is durable that a vote would speak of; and tells the votes of a role that
