@@ -149,6 +149,10 @@ impl Quorum {
         let recovered = recover(config, &settings, &storage, &files, last_zxid)?;
         let committed = Arc::new(recovered.committed.clone());
         let proposed = recovered.proposed.clone().map(Arc::new);
+        service.activate(recovered.committed.clone());
+        if let Some(proposed) = recovered.proposed.clone() {
+            service.propound(proposed);
+        }
         let replica = Replica::new(storage.clone(), last_zxid);
         let snapshots = Snapshots::new(storage.clone(), storage.snapshot_trigger(seed), 0);
         let quorum = Arc::new_cyclic(|quorum: &Weak<Quorum>| {
@@ -363,11 +367,13 @@ impl Quorum {
             Output::Deliver { link, packet } => aftermath.deliver.push((link, packet)),
             Output::Propound { config } => {
                 disk.push(DiskWork::Propound(config.clone()));
+                self.service.propound(config.clone());
                 let (committed, _) = self.members();
                 self.set_members(committed, Some(Arc::new(config)));
             }
             Output::Activate { config } => {
                 disk.push(DiskWork::Activate(config.clone()));
+                self.service.activate(config.clone());
                 self.set_members(Arc::new(config), None);
             }
         }

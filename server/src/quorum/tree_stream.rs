@@ -72,7 +72,10 @@ impl Quorum {
     }
 
     async fn dump(self: &Arc<Self>, link: &Arc<LinkSocket>, mut chunk: Vec<u8>) -> io::Result<()> {
-        let mut dump = TreeDump::begin(&self.service.tree());
+        let (mut dump, generation) = {
+            let tree = self.service.tree();
+            (TreeDump::begin(&tree), self.service.generation())
+        };
         let zxid = dump.zxid();
         self.tell([Input::SnapshotBegun {
             link: link.id,
@@ -84,7 +87,13 @@ impl Quorum {
             if self.wires.link(link.id).is_none() {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
-            more = dump.next(&self.service.tree(), HOLD, &mut chunk);
+            {
+                let tree = self.service.tree();
+                if self.service.generation() != generation {
+                    return Err(io::Error::other("another tree has taken its place"));
+                }
+                more = dump.next(&tree, HOLD, &mut chunk);
+            }
             link.write_all(&chunk).await?;
             chunk.clear();
         }

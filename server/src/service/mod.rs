@@ -45,7 +45,7 @@ pub(crate) use member::{Outlet, Proposals};
 use queue::Role;
 pub(crate) use queue::{LazyTree, Origin, Queue};
 use roles::Job;
-pub(crate) use snapshot::{LiveTree, Snapshots};
+pub(crate) use snapshot::Snapshots;
 pub(crate) use stats::{Latency, Stats};
 
 /// What a server is doing.
@@ -179,7 +179,7 @@ impl Service {
     }
 
     /// Changes whenever another tree takes the place of the last; to be asked under its lock.
-    fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Relaxed)
     }
 

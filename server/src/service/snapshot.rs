@@ -85,7 +85,7 @@ fn take(storage: &Storage, service: &Service) {
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::debug!(%error, "the snapshot is written at normal priority");
     }
-    match storage.write_snapshot(&mut LiveTree::unhurried(service)) {
+    match storage.write_snapshot(&mut LiveTree::new(service)) {
         Ok(Some(written)) => tracing::info!(
             file = %written.path.display(), bytes = written.len, elapsed = ?written.elapsed,
             "snapshot written"
@@ -98,31 +98,20 @@ fn take(storage: &Storage, service: &Service) {
 }
 
 /// The tree of a running service, looked at for a short time again and again.
-#[derive(Debug)]
-pub(crate) struct LiveTree<'a> {
+struct LiveTree<'a> {
     service: &'a Service,
     generation: u64,
     walk: Option<NodeWalk>,
-    pace: Option<Pace>,
+    pace: Pace,
 }
 
 impl<'a> LiveTree<'a> {
-    /// As fast as it can be taken.
-    pub(crate) fn new(service: &'a Service) -> Self {
+    fn new(service: &'a Service) -> Self {
         LiveTree {
             service,
             generation: 0,
             walk: None,
-            pace: None,
-        }
-    }
-
-    /// In a way that leaves room for the service.
-    fn unhurried(service: &'a Service) -> Self {
-        let pace = Some(Pace::new());
-        LiveTree {
-            pace,
-            ..LiveTree::new(service)
+            pace: Pace::new(),
         }
     }
 }
@@ -164,9 +153,7 @@ impl Source for LiveTree<'_> {
         if !self.service.is_running() {
             return Progress::Abandon;
         }
-        if let Some(pace) = &mut self.pace {
-            pace.rest();
-        }
+        self.pace.rest();
         let Some(walk) = &mut self.walk else {
             return Progress::Done;
         };
