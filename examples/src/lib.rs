@@ -1,5 +1,7 @@
 //! What the demos share.
 
+pub mod chart;
+
 use std::env;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write, stdout};
@@ -31,6 +33,12 @@ impl Screen {
         let line = format!("{:6.2} s  {line}\n", self.start.elapsed().as_secs_f64());
         let picture = self.picture.clone();
         self.print(&line, picture);
+    }
+
+    /// Adds lines that carry no time, such as a table.
+    pub fn add(&mut self, lines: &[String]) {
+        let picture = self.picture.clone();
+        self.print(&format!("{}\n", lines.join("\n")), picture);
     }
 
     /// Shows this picture in place of the last one.

@@ -199,7 +199,9 @@ fn an_ensemble_of_one() {
         .ends_with(1)
         .has("not running")
         .has("0 of 1 servers serve");
-    site.cluster("stop", &[]).ends_with(0);
+    site.cluster("stop", &[])
+        .ends_with(0)
+        .has("server 1 does not run");
 }
 
 #[test]

@@ -68,7 +68,10 @@ Environment:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start in the background, and wait until the server serves
+    /// Start in the background, and wait until the server can be reached
+    ///
+    /// A server that stands alone serves by then. A member of an ensemble does once it finds enough
+    /// of the others; `status` tells.
     Start {
         #[command(flatten)]
         target: Target,

@@ -202,6 +202,11 @@ impl Member {
         }
     }
 
+    /// Is its process surely gone? On another host that is not found out.
+    pub(super) fn has_ended(&self) -> bool {
+        self.remote.is_none() && self.pid().is_none()
+    }
+
     /// The last lines of its log, or why they cannot be read.
     pub(super) fn last_words(&self) -> String {
         let log = self.config.data_dir.join(LOG_FILE);

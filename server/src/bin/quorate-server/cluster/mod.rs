@@ -196,11 +196,20 @@ fn wait_until_in_step(
     const BETWEEN: Duration = Duration::from_millis(20);
     loop {
         let standings: Vec<Standing> = members.iter().map(Member::ask).collect();
-        let leads = standings.iter().position(Standing::leads);
-        if let Some(leader) = leads.filter(|_| standings.iter().all(Standing::serves)) {
-            return Ok(Some(members[leader].id));
+        let leaders = members.iter().zip(&standings);
+        let leaders: Vec<i64> = leaders
+            .filter(|(_, standing)| standing.leads())
+            .map(|(member, _)| member.id)
+            .collect();
+        // Two are one of them that has not noticed yet, or do not know of each other.
+        if let ([leader], true) = (&leaders[..], standings.iter().all(Standing::serves)) {
+            return Ok(Some(*leader));
         }
-        if Instant::now() >= deadline {
+        let ended = members
+            .iter()
+            .zip(&standings)
+            .any(|(member, standing)| matches!(standing, Standing::Gone(_)) && member.has_ended());
+        if ended || Instant::now() >= deadline {
             for (member, standing) in members.iter().zip(&standings) {
                 explain(member, standing, out)?;
             }
@@ -236,6 +245,10 @@ fn leader_last(members: &[Member]) -> Vec<&Member> {
 fn stop(members: &[Member], patience: &Patience, out: &mut dyn Write) -> io::Result<bool> {
     let mut well = true;
     for member in leader_last(members) {
+        if matches!(member.ask(), Standing::Gone(_)) && member.pid().is_none() {
+            writeln!(out, "server {} does not run", member.id)?;
+            continue;
+        }
         let child = member.run(&["stop".to_owned(), format!("--wait={}", patience.wait)]);
         well &= finish(member, "stopped", child, out)?;
     }
