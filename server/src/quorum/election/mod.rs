@@ -23,6 +23,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -66,6 +67,8 @@ struct Port {
     addresses: RwLock<BTreeMap<Sid, Vec<HostPort>>>,
     peers: Mutex<BTreeMap<Sid, Peer>>,
     tasks: Mutex<JoinSet<()>>,
+    /// Where the tasks run: votes are sent by threads that belong to none.
+    runtime: Handle,
     unnamed: Arc<Semaphore>,
     told: Mutex<HashSet<(IpAddr, &'static str)>>,
 }
@@ -115,6 +118,7 @@ impl ElectionPort {
             addresses: RwLock::default(),
             peers: Mutex::default(),
             tasks: Mutex::default(),
+            runtime: Handle::current(),
             unnamed: Arc::new(Semaphore::new(MAX_UNNAMED)),
             told: Mutex::default(),
         });
@@ -239,7 +243,7 @@ impl Port {
             let caller = Caller::new(Arc::clone(self), sid, Arc::clone(&outbox), heard);
             let mut tasks = self.tasks.lock();
             while tasks.try_join_next().is_some() {}
-            tasks.spawn(caller.run());
+            tasks.spawn_on(caller.run(), &self.runtime);
             Peer { outbox, words }
         })
     }

@@ -167,6 +167,16 @@ async fn votes_go_both_ways_whoever_begins() {
 }
 
 #[tokio::test]
+async fn any_thread_may_send() {
+    let mut nodes = nodes(&[1, 2]).await;
+    let two = nodes.pop().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| two.send(1, 3));
+    });
+    assert_eq!(nodes[0].next_vote().await, (2, 3));
+}
+
+#[tokio::test]
 async fn many_find_each_other_at_once() {
     let sids = [1, 2, 3, 4, 5];
     let mut nodes = nodes(&sids).await;
