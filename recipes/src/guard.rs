@@ -80,6 +80,10 @@ impl Guard {
         node.ok_or_else(|| self.hold.lost(LostReason::NodeDeleted))
     }
 
+    pub(crate) fn lose(&self, reason: LostReason) {
+        self.hold.lose(reason);
+    }
+
     /// The error for what was found to be lost.
     pub(crate) fn lost_as(&self, reason: LostReason) -> Error {
         self.hold.lost(reason)
@@ -302,6 +306,8 @@ impl fmt::Display for FencingToken {
 pub struct FencedTransaction {
     inner: quorate_client::Transaction,
     holds: Vec<Arc<Hold>>,
+    /// A znode that must be there, checked behind those of the holds.
+    fence: Option<String>,
 }
 
 impl FencedTransaction {
@@ -310,7 +316,18 @@ impl FencedTransaction {
         let inner = holds.iter().fold(client.transaction(), |fenced, hold| {
             fenced.check(&hold.node, None)
         });
-        FencedTransaction { inner, holds }
+        FencedTransaction {
+            inner,
+            holds,
+            fence: None,
+        }
+    }
+
+    /// Also fails if a znode is not there any more. To be called before anything is added.
+    pub(crate) fn fence(mut self, path: &str) -> Self {
+        self.inner = self.inner.check(path, None);
+        self.fence = Some(path.to_owned());
+        self
     }
 
     /// Creates a znode; see [`Client::create`](crate::Client::create).
@@ -361,7 +378,11 @@ impl FencedTransaction {
     pub fn commit(
         self,
     ) -> impl Future<Output = Result<Vec<TransactionResult>, Error>> + Send + use<> {
-        let FencedTransaction { inner, holds } = self;
+        let FencedTransaction {
+            inner,
+            holds,
+            fence,
+        } = self;
         let broken = holds.iter().find_map(|hold| match hold.state() {
             HoldState::Lost(reason) => Some(hold.lost(reason)),
             _ => None,
@@ -372,7 +393,7 @@ impl FencedTransaction {
         };
         async move {
             let outcome = sent?.await;
-            let checks = holds.len();
+            let checks = holds.len() + usize::from(fence.is_some());
             outcome
                 .map(|mut results| results.split_off(checks.min(results.len())))
                 .map_err(|error| match error {
@@ -381,6 +402,10 @@ impl FencedTransaction {
                             hold.lose(LostReason::NodeDeleted);
                             hold.lost(LostReason::NodeDeleted)
                         }
+                        None if index < checks => Error::Lost {
+                            path: fence.unwrap_or_default(),
+                            reason: LostReason::Reassigned,
+                        },
                         _ => {
                             let index = index.saturating_sub(checks);
                             ClientError::Transaction { index, source }.into()

@@ -65,6 +65,8 @@ pub enum LostReason {
         /// The session.
         owner: SessionId,
     },
+    /// It was given to somebody else.
+    Reassigned,
     /// The servers refused a credential of the client.
     AuthFailed,
     /// The client was closed or detached.
@@ -82,6 +84,7 @@ impl fmt::Display for LostReason {
             LostReason::SessionExpired => f.write_str("the session has expired"),
             LostReason::NodeDeleted => f.write_str("somebody has deleted its znode"),
             LostReason::NodeTaken { owner } => write!(f, "its znode belongs to session {owner}"),
+            LostReason::Reassigned => f.write_str("it was given to somebody else"),
             LostReason::AuthFailed => f.write_str("the servers refused a credential"),
             LostReason::Closed => f.write_str("the client is closed"),
             LostReason::Released => f.write_str("it was released"),

@@ -31,6 +31,7 @@ mod barrier;
 mod cache;
 mod changes;
 mod config;
+pub mod coordination;
 mod counter;
 mod double_barrier;
 mod election;
@@ -42,6 +43,7 @@ mod items;
 mod layout;
 mod lease;
 mod lock;
+mod name_service;
 mod partitioner;
 mod payload;
 mod persistent_node;
@@ -68,6 +70,9 @@ pub use items::{DelayQueue, Item, Items, PriorityQueue, Queue};
 pub use layout::Layout;
 pub use lease::{Lease, LeaseTerm};
 pub use lock::{Lock, MultiLock};
+pub use name_service::{
+    Instance, InstancePayload, NameService, Pick, Resolver, ServiceType, UriPart, UriSpec,
+};
 pub use partitioner::{Partitioner, Share};
 pub use payload::{Json, Payload};
 pub use persistent_node::{NodeState, PersistentNode};

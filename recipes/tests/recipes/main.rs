@@ -8,6 +8,7 @@
 mod barrier;
 mod cache;
 mod config;
+mod coordination;
 mod counter;
 mod election;
 mod group;
@@ -15,6 +16,7 @@ mod history;
 mod items;
 mod lock;
 mod locks;
+mod name_service;
 mod partitioner;
 mod relay;
 mod rwlock;

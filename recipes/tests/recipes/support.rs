@@ -169,7 +169,7 @@ pub(crate) async fn dropped_at_every_await<T>(
         let dropped = timeout(Duration::from_secs(1), dropping).await;
         nothing_left(client).await;
         if dropped != Ok(true) {
-            assert!(polls > 2, "{polls} polls");
+            assert!(polls > 0);
             return;
         }
     }
