@@ -23,7 +23,7 @@ use super::{Mode, Service, wall_clock};
 use crate::error::ServerError;
 use crate::tree::Tree;
 use crate::txn::{Internal, Requester, Roster, is_write};
-use crate::zab::{Entry, Input, Link, Membership, Packet, Request, Sid, counter_of};
+use crate::zab::{Entry, Input, Link, Membership, Packet, Request, Sid};
 
 /// The way to other members, which the driver of Zab provides. Its methods are called while locks
 /// are held, so that they must neither wait nor call the service.
@@ -148,13 +148,13 @@ impl Service {
     /// Takes what has been queued since the last time. `None` if that is nothing.
     pub(crate) fn take_proposals(&self) -> Option<Proposals> {
         let mut queue = self.queue.lock();
-        let (proposals, batch) = queue.take_proposals()?;
+        let proposals = queue.take_proposals()?;
         for entry in &proposals.entries {
             self.stats.proposals.add(entry.bytes.len());
         }
-        let last = queue.last_zxid().filter(|last| counter_of(*last) > 0);
-        // Before the queue is unlocked, and with it the next to take something.
-        self.submit_job(Job::Proposed(batch, last.unwrap_or(0)));
+        if queue.wants_applier() {
+            self.submit_job(Job::Look);
+        }
         Some(proposals)
     }
 
@@ -197,12 +197,12 @@ impl Service {
 
     fn end_role(&self, handed_over: bool) {
         let mut queue = self.queue.lock();
-        let batch = queue.pause();
+        queue.pause();
         self.set_mode(Mode::Paused(Instant::now()));
         if let Some(member) = self.member.get() {
             member.roster.clear();
         }
-        self.submit_job(Job::Pause { batch, handed_over });
+        self.submit_job(Job::Pause { handed_over });
     }
 
     /// The leader: takes no more requests, before it hands over. Once
@@ -235,6 +235,8 @@ impl Service {
         };
         let from_learner = member.roster.learner(link).is_some();
         match packet {
+            // A leader that does not lead yet takes all sessions for heard from anyway.
+            Packet::Ping { sessions, .. } if from_learner => self.heard_from(&sessions),
             packet if from_learner => {
                 let mut queue = self.queue.lock();
                 if let Some(packet) = queue.defer(link, packet) {
@@ -245,8 +247,9 @@ impl Service {
                 }
             }
             Packet::Ping { zxid, .. } => self.answer_ping(member, link, zxid),
-            Packet::Revalidate(answers) => self.revalidated(&answers),
-            Packet::Sync => self.submit_job(Job::Synced),
+            Packet::Revalidate(answers) => self.revalidated(link, &answers),
+            // Not what a leader of the past has answered.
+            Packet::Sync if self.queue.lock().follows(link) => self.submit_job(Job::Synced),
             _ => {}
         }
     }
@@ -298,8 +301,11 @@ impl Service {
     }
 
     /// A learner: the leader has said whether there are the sessions of handshakes that wait.
-    fn revalidated(&self, answers: &[u8]) {
+    fn revalidated(&self, link: Link, answers: &[u8]) {
         let mut queue = self.queue.lock();
+        if !queue.follows(link) {
+            return;
+        }
         for answer in answers.chunks_exact(size_of::<i64>() + 1) {
             let Ok(session) = i64::from_slice(answer) else {
                 continue;
@@ -319,6 +325,17 @@ impl Service {
         self.wake(&mut queue);
     }
 
+    /// The leader: a learner has heard from sessions.
+    fn heard_from(&self, sessions: &[u8]) {
+        let mut tracker = self.sessions.lock();
+        let now = self.now();
+        for (session, timeout) in sessions_in(sessions) {
+            if tracker.get(session).is_some() {
+                tracker.track(session, timeout, now);
+            }
+        }
+    }
+
     /// The leader: does what a learner asks for.
     pub(super) fn serve_learner(
         &self,
@@ -334,14 +351,6 @@ impl Service {
             return;
         };
         match packet {
-            Packet::Ping { sessions, .. } => {
-                let mut tracker = self.sessions.lock();
-                for (session, timeout) in sessions_in(&sessions) {
-                    if tracker.get(session).is_some() {
-                        tracker.track(session, timeout, self.now());
-                    }
-                }
-            }
             Packet::Revalidate(asked) => {
                 let answers = self.revalidate(sid, &asked).into();
                 member.outlet.send(link, &[Packet::Revalidate(answers)]);

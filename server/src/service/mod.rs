@@ -319,7 +319,14 @@ impl Service {
     pub(crate) fn stopped(&self, cause: Option<ServerError>) {
         self.queue.lock().stop();
         self.submit_job(Job::Stop);
-        self.phase.send_replace(Phase::Stopped(cause.map(Arc::new)));
+        self.phase.send_if_modified(|phase| {
+            // What came first is the cause of the rest.
+            let first = !matches!(phase, Phase::Stopped(_));
+            if first {
+                *phase = Phase::Stopped(cause.map(Arc::new));
+            }
+            first
+        });
         self.connections.close_all();
     }
 

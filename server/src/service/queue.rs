@@ -19,7 +19,7 @@ use crate::net::Connection;
 use crate::storage::log::record_body;
 use crate::tree::Tree;
 use crate::txn::{Internal, Preparer, Requester, Rules};
-use crate::zab::{Entry, Link, Packet, Request};
+use crate::zab::{Entry, Link, Packet, Request, counter_of};
 
 /// Where a request came from, and where its answer goes.
 #[derive(Debug, Clone)]
@@ -145,12 +145,15 @@ pub(super) struct Upstream {
     bodies: BytesMut,
 }
 
+/// Room for the bodies of so many bytes is made at once.
+const BODIES_SIZE: usize = 64 << 10;
+
 impl Upstream {
     pub(super) fn new(link: Link) -> Self {
         Upstream {
             link,
             packets: Vec::new(),
-            bodies: BytesMut::new(),
+            bodies: BytesMut::with_capacity(BODIES_SIZE),
         }
     }
 
@@ -202,6 +205,8 @@ pub(crate) struct Queue {
     rules: Rules,
     role: Role,
     batch: Batch,
+    /// What waits for proposals that were taken, with the number of the last of them.
+    proposed: Vec<(Batch, i64)>,
     /// Counts the roles: one that was given up before it began does not begin.
     term: u64,
     /// It leads until what it has numbered is committed, and numbers no more.
@@ -224,6 +229,7 @@ impl Queue {
             rules,
             role,
             batch: Batch::default(),
+            proposed: Vec::new(),
             term: 0,
             resigned: false,
             early: None,
@@ -237,6 +243,11 @@ impl Queue {
     /// May requests be queued?
     pub(crate) fn is_open(&self) -> bool {
         !self.resigned && !matches!(self.role, Role::Paused)
+    }
+
+    /// Does it follow, on this link?
+    pub(super) fn follows(&self, link: Link) -> bool {
+        matches!(&self.role, Role::Following(upstream) if upstream.link == link)
     }
 
     pub(super) fn is_leading(&self) -> bool {
@@ -505,9 +516,9 @@ impl Queue {
         }
     }
 
-    /// True if the applier has to look at what is queued; it will, then.
+    /// True if the applier has to look at what is queued, or was proposed; it will, then.
     pub(super) fn wants_applier(&mut self) -> bool {
-        !self.is_leading() && std::mem::take(&mut self.restless)
+        std::mem::take(&mut self.restless)
     }
 
     /// Queues a transaction of any bytes.
@@ -527,14 +538,15 @@ impl Queue {
         self.stopping
     }
 
-    /// Exchanges what is queued for an empty batch, unless it has to be proposed; false if nothing
-    /// is queued.
-    pub(super) fn take_works(&mut self, empty: &mut Batch) -> bool {
-        if self.is_leading() {
-            return false;
+    /// Takes what the applier has to know of: what was proposed, with the number of the last
+    /// proposal, or what was queued on a server that proposes nothing.
+    pub(super) fn take_works(&mut self, out: &mut Vec<(Batch, Option<i64>)>) {
+        let proposed = self.proposed.drain(..);
+        out.extend(proposed.map(|(batch, last)| (batch, Some(last))));
+        if !self.is_leading() && !self.batch.is_empty() {
+            self.restless = false;
+            out.push((std::mem::take(&mut self.batch), None));
         }
-        self.restless = false;
-        self.take(empty)
     }
 
     /// Exchanges what is queued for an empty batch; false if nothing is queued, and then the
@@ -548,8 +560,9 @@ impl Queue {
         true
     }
 
-    /// Takes what is queued to propose it: the transactions, and the requests that wait for them.
-    pub(super) fn take_proposals(&mut self) -> Option<(Proposals, Batch)> {
+    /// Takes the transactions that are queued. The requests that wait for them are kept for the
+    /// applier.
+    pub(super) fn take_proposals(&mut self) -> Option<Proposals> {
         let Role::Leading { epoch, .. } = self.role else {
             return None;
         };
@@ -561,7 +574,9 @@ impl Queue {
         // The room for as many records again.
         std::mem::swap(&mut self.batch.records, &mut batch.records);
         let syncs = std::mem::take(&mut batch.syncs);
-        Some((Proposals::new(epoch, entries, syncs), batch))
+        let last = self.last_zxid().filter(|last| counter_of(*last) > 0);
+        self.proposed.push((batch, last.unwrap_or(0)));
+        Some(Proposals::new(epoch, entries, syncs))
     }
 
     /// Forgets pending changes that the tree shows now.
@@ -614,12 +629,11 @@ impl Queue {
         self.resigned = true;
     }
 
-    /// Ends the role; answers what was queued.
-    pub(super) fn pause(&mut self) -> Batch {
+    /// Ends the role. What was queued is left to the applier.
+    pub(super) fn pause(&mut self) {
         self.term += 1;
         self.role = Role::Paused;
         self.early = None;
-        std::mem::take(&mut self.batch)
     }
 
     pub(super) fn rules(&self) -> &Rules {

@@ -20,9 +20,7 @@ use crate::zab::{Entry, Link, Membership, zxid_of};
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) enum Job {
-    /// What waits for proposals that were taken, and the number of the last of them.
-    Proposed(Batch, i64),
-    /// Something was queued that can be answered.
+    /// Something was queued, or proposed, that may need no commit to be answered.
     Look,
     /// Committed transactions.
     Apply(Vec<Entry>),
@@ -37,9 +35,8 @@ pub(super) enum Job {
         link: Link,
         observer: bool,
     },
-    /// The role is over; this was queued.
+    /// The role is over.
     Pause {
-        batch: Batch,
         /// Will what was sent to the leader and is not proposed by now never be?
         handed_over: bool,
     },
@@ -55,9 +52,9 @@ pub(super) struct MemberApplier {
     service: Arc<Service>,
     applier: Applier,
     gate: Gate,
-    /// What is queued is handed over by whoever takes the proposals.
     leading: bool,
-    spare: Batch,
+    /// What was taken from the queue.
+    works: Vec<(Batch, Option<i64>)>,
 }
 
 impl MemberApplier {
@@ -67,7 +64,7 @@ impl MemberApplier {
             service,
             gate: Gate::default(),
             leading: false,
-            spare: Batch::default(),
+            works: Vec::new(),
         }
     }
 
@@ -75,7 +72,6 @@ impl MemberApplier {
     pub(super) fn run(mut self, jobs: &Receiver<Job>) -> Result<(), ServerError> {
         for job in jobs {
             match job {
-                Job::Proposed(batch, last) => self.admit(batch, Some(last)),
                 Job::Look => self.look(),
                 Job::Apply(entries) => self.apply(&entries)?,
                 Job::Synced => self.synced(),
@@ -92,7 +88,7 @@ impl MemberApplier {
                     };
                     self.follow(term, epoch, link, mode);
                 }
-                Job::Pause { batch, handed_over } => self.pause(batch, handed_over),
+                Job::Pause { handed_over } => self.pause(handed_over),
                 Job::Show(config) => self.service.show_config(&config),
                 Job::Stop => break,
             }
@@ -100,32 +96,29 @@ impl MemberApplier {
         Ok(())
     }
 
-    /// Takes what clients have queued, unless that has to be proposed first.
+    /// Takes what clients have queued.
     fn look(&mut self) {
-        if self.leading {
-            return;
+        let mut works = std::mem::take(&mut self.works);
+        self.service.queue.lock().take_works(&mut works);
+        if !works.is_empty() {
+            self.admit(&mut works);
         }
-        let mut batch = std::mem::take(&mut self.spare);
-        if self.service.queue.lock().take_works(&mut batch) {
-            self.admit(batch, None);
-        } else {
-            self.spare = batch;
-        }
+        self.works = works;
     }
 
-    fn admit(&mut self, mut batch: Batch, behind: Option<i64>) {
+    fn admit(&mut self, works: &mut Vec<(Batch, Option<i64>)>) {
         let service = Arc::clone(&self.service);
         let tree = service.tree();
         self.applier.begin(&tree);
         let applier = &mut self.applier;
-        self.gate.admit(&mut batch, behind, |waiting| {
-            answer(applier, &tree, &waiting);
-        });
+        for (mut batch, behind) in works.drain(..) {
+            self.gate.admit(&mut batch, behind, |waiting| {
+                answer(applier, &tree, &waiting);
+            });
+        }
         self.pass_barriers(&tree);
         drop(tree);
         self.applier.finish();
-        batch.clear();
-        self.spare = batch;
     }
 
     fn apply(&mut self, entries: &[Entry]) -> Result<(), ServerError> {
@@ -206,6 +199,8 @@ impl MemberApplier {
         let rules = queue.rules().clone();
         let mut preparer = Preparer::behind(zxid_of(epoch, 0), tree.get(), rules);
         if let Some(member) = service.member.get() {
+            // What was proposed before is in force or forgotten.
+            member.roster.settle();
             preparer = preparer.of(Arc::clone(&member.roster));
         }
         let Some(early) = queue.begin(term, Role::Leading { epoch, preparer }) else {
@@ -256,9 +251,9 @@ impl MemberApplier {
         service.serve_as(mode, epoch);
     }
 
-    fn pause(&mut self, batch: Batch, handed_over: bool) {
+    fn pause(&mut self, handed_over: bool) {
         self.leading = false;
-        self.admit(batch, None);
+        self.look();
         let applier = &mut self.applier;
         let unknown = |waiting: &Waiting| match &waiting.answer {
             Answer::Write { request, .. } => !handed_over || request.is_none(),

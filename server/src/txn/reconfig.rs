@@ -60,6 +60,11 @@ impl Roster {
         self.now.lock().proposed = Some(proposed);
     }
 
+    /// No configuration is proposed any more.
+    pub fn settle(&self) {
+        self.now.lock().proposed = None;
+    }
+
     /// A learner has everything.
     pub fn join(&self, link: Link, sid: Sid) {
         self.now.lock().learners.insert(link, sid);
