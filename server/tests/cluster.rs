@@ -13,6 +13,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// A directory with an ensemble in `zk`. Whatever still runs at the end is ended.
@@ -298,4 +299,108 @@ fn a_server_on_another_host() {
     site.cluster("stop", &there)
         .ends_with(0)
         .has("server 1 stopped");
+}
+
+/// The ids in lines such as `server 2 stopped`, in the order in which they are told.
+fn ids_of(said: &Said, done: &str) -> Vec<String> {
+    let line = |line: &str| {
+        let id = line.strip_prefix("server ")?.strip_suffix(done)?;
+        Some(id.trim().to_owned())
+    };
+    said.text.lines().filter_map(line).collect()
+}
+
+/// The id of the server that leads.
+fn leader_of(status: &Said) -> String {
+    let rows = status.rows();
+    let leads: Vec<_> = rows.iter().filter(|row| row[1] == "leader").collect();
+    assert_eq!(leads.len(), 1, "{}", status.text);
+    assert_eq!(
+        rows.iter().filter(|row| row[1] == "follower").count(),
+        rows.len() - 1,
+        "{}",
+        status.text
+    );
+    leads[0][0].to_owned()
+}
+
+#[test]
+fn an_ensemble_of_three_is_started_restarted_and_stopped_with_its_leader_last() {
+    let site = Site::new();
+    let said = site.start("3");
+    said.ends_with(0).has("connect to 127.0.0.1:");
+    let before = site.cluster("status", &[]);
+    before.ends_with(0).has("3 of 3 servers serve");
+    let leader = leader_of(&before);
+    said.has(&format!("server {leader} leads, and all serve, after"));
+    site.command(&["status", &format!("zk/server-{leader}/zoo.cfg")])
+        .ends_with(0)
+        .has("Mode: leader");
+
+    let said = site.cluster("restart", &[]);
+    said.ends_with(0);
+    let restarted = ids_of(&said, "restarted");
+    assert_eq!((restarted.len(), restarted.last()), (3, Some(&leader)));
+    let after = site.cluster("status", &[]);
+    let leader = leader_of(&after);
+    for (before, after) in before.rows().iter().zip(after.rows()) {
+        assert_eq!(before[2], after[2], "clients find it where it was");
+        assert_ne!(before.last(), after.last(), "the process is another");
+    }
+
+    let stopped = ids_of(site.cluster("stop", &[]).ends_with(0), "stopped");
+    assert_eq!((stopped.len(), stopped.last()), (3, Some(&leader)));
+    site.cluster("status", &[])
+        .ends_with(1)
+        .has("0 of 3 servers serve");
+}
+
+#[test]
+fn a_server_that_was_killed_is_told_and_started_again() {
+    let site = Site::new();
+    site.start("3").ends_with(0);
+    let status = site.cluster("status", &[]);
+    let leader = leader_of(&status);
+    let row = status
+        .rows()
+        .into_iter()
+        .find(|row| row[0] == leader)
+        .unwrap();
+    let pid: i32 = row.last().unwrap().parse().unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    let said = site.cluster("start", &[]);
+    said.ends_with(0);
+    assert_eq!(ids_of(&said, "started"), [leader]);
+    assert_eq!(ids_of(&said, "runs already").len(), 2);
+    leader_of(site.cluster("status", &[]).ends_with(0));
+}
+
+#[test]
+fn servers_on_three_hosts() {
+    let site = Site::new();
+    let hosts = ["127.0.0.2", "127.0.0.3", "127.0.0.4"];
+    let ports = [(); 3].map(|()| free_port(&hosts).to_string());
+    let ssh = site.fake_ssh().display().to_string();
+    let there = ["--ssh", &ssh];
+    let ports = [
+        "--client-port",
+        &ports[0],
+        "--quorum-port",
+        &ports[1],
+        "--election-port",
+        &ports[2],
+    ];
+    let hosts = ["--hosts", &hosts.join(",")];
+    site.cluster("start", &[&there[..], &hosts, &ports].concat())
+        .ends_with(0)
+        .has("leads, and all serve");
+    leader_of(site.cluster("status", &there).ends_with(0));
+    assert_eq!(
+        ids_of(site.cluster("restart", &there).ends_with(0), "restarted").len(),
+        3
+    );
+    assert_eq!(
+        ids_of(site.cluster("stop", &there).ends_with(0), "stopped").len(),
+        3
+    );
 }
