@@ -19,6 +19,8 @@ const LAST_EPOCH: u32 = i32::MAX.cast_unsigned();
 const LAST_COUNTER: u32 = 0xffff_0000;
 /// For the log.
 const SLOW_DISK: &str = "the disk takes too long";
+/// For the log.
+const OUTDATED: &str = "a voter has promised a newer epoch";
 
 /// Leads, or is about to.
 #[derive(Debug)]
@@ -33,8 +35,8 @@ pub(super) struct Leader {
     until: Millis,
     /// When learners are looked after next.
     beat_at: Millis,
-    /// Beats so far.
-    beats: u64,
+    /// Beats since a quorum followed.
+    lonely_beats: u32,
     /// Learners that want to hear when a transaction is committed.
     syncs: Vec<(i64, Link)>,
     /// Why, and since when, it wants to lead no longer.
@@ -47,6 +49,8 @@ pub(super) struct Leader {
 enum Resignation {
     /// The epoch has few numbers left; the same leader can go on in the next.
     Exhausted,
+    /// A voter has promised a newer epoch, and can take part only in one that is newer still.
+    Outdated,
     /// Its disk takes too long.
     Disk,
 }
@@ -84,12 +88,12 @@ impl Leader {
         };
         let mut leader = Leader {
             phase: Phase::Gathering,
-            epoch: own.promised.accepted,
+            epoch: own.promised.accepted.max(own.newest_epoch),
             initial: own.history.last(),
             learners: BTreeMap::new(),
             until: own.now + limit,
             beat_at: own.now + own.settings.tick / 2,
-            beats: 0,
+            lonely_beats: 0,
             syncs: Vec::new(),
             resigned: None,
             handing: None,
@@ -154,7 +158,6 @@ impl Leader {
         }
         if own.now >= self.beat_at {
             self.beat_at = own.now + (own.settings.tick / 2).max(1);
-            self.beats += 1;
             self.beat(own)?;
         }
         Ok(())
@@ -177,11 +180,15 @@ impl Leader {
                 own.send(*link, Packet::Ping { zxid, sessions });
             }
         }
-        if self.is_active() && self.beats.is_multiple_of(2) && !self.is_supported(own, Stage::Acked)
-        {
-            return Over::because("no quorum follows any more");
+        // A follower that has lost its connection has the time of a beat to come back.
+        self.lonely_beats += 1;
+        if self.is_supported(own, Stage::Acked) {
+            self.lonely_beats = 0;
         }
-        Ok(())
+        match self.is_active() && self.lonely_beats > 1 {
+            true => Over::because("no quorum follows any more"),
+            false => Ok(()),
+        }
     }
 
     /// Have enough voters come so far, the member itself included?
@@ -236,7 +243,7 @@ impl Leader {
         remote.heard = own.now;
         match (remote.stage, packet) {
             (Stage::Connected, packet @ Packet::LearnerInfo { .. }) => {
-                self.introduced(own, link, &packet);
+                return self.introduced(own, link, &packet);
             }
             (Stage::Informed, packet @ Packet::AckEpoch { .. }) => {
                 self.promised(own, link, &packet);
@@ -259,7 +266,7 @@ impl Leader {
     }
 
     /// FOLLOWERINFO, OBSERVERINFO.
-    fn introduced(&mut self, own: &mut Own, link: Link, packet: &Packet) {
+    fn introduced(&mut self, own: &mut Own, link: Link, packet: &Packet) -> Turn {
         let Packet::LearnerInfo {
             observer,
             accepted,
@@ -267,7 +274,7 @@ impl Leader {
             config_version,
         } = *packet
         else {
-            return;
+            return Ok(());
         };
         let refusal = if sid == own.id() {
             Some("it has this server's id")
@@ -279,7 +286,8 @@ impl Leader {
             None
         };
         if let Some(reason) = refusal {
-            return self.drop_learner(own, link, reason);
+            self.drop_learner(own, link, reason);
+            return Ok(());
         }
         let mut others = self
             .learners
@@ -293,13 +301,31 @@ impl Leader {
             remote.observer = observer;
             remote.stage = Stage::Greeted;
         }
+        if !observer && own.is_voter(sid) {
+            own.newest_epoch = own.newest_epoch.max(accepted);
+        }
         if self.phase == Phase::Gathering {
-            if !observer && own.is_voter(sid) {
-                self.epoch = self.epoch.max(accepted);
-            }
+            self.epoch = self.epoch.max(own.newest_epoch);
             self.gather(own);
         }
         self.inform(own);
+        self.keep_up(own)
+    }
+
+    /// Begins anew if the epoch is older than one that a voter has promised.
+    fn keep_up(&mut self, own: &mut Own) -> Turn {
+        if self.phase == Phase::Gathering || own.newest_epoch <= self.epoch {
+            return Ok(());
+        }
+        if self.is_active() {
+            self.resign(own, Resignation::Outdated);
+            return Ok(());
+        }
+        Err(Over {
+            reason: OUTDATED,
+            next: Some(own.id()),
+            handed_over: false,
+        })
     }
 
     /// Begins an epoch newer than all that a quorum knows of.
@@ -637,6 +663,7 @@ impl Leader {
         self.resigned = Some((why, own.now));
         let reason = match why {
             Resignation::Exhausted => "the epoch has few numbers left",
+            Resignation::Outdated => OUTDATED,
             Resignation::Disk => SLOW_DISK,
         };
         own.out.push(Output::Resign { reason });
@@ -648,7 +675,9 @@ impl Leader {
             return Over::because("it was asked to lead no longer");
         }
         let (to, limit) = match self.resigned {
-            Some((Resignation::Exhausted, _)) => (to.or(Some(own.id())), own.settings.sync_limit),
+            Some((Resignation::Exhausted | Resignation::Outdated, _)) => {
+                (to.or(Some(own.id())), own.settings.sync_limit)
+            }
             Some((Resignation::Disk, _)) => (to, own.settings.disk_limit),
             None => (to, own.settings.sync_limit),
         };
@@ -684,10 +713,12 @@ impl Leader {
         }
     }
 
-    /// Ends the role, and names the next leader to all who understand it.
+    /// Ends the role, and names the next leader to all who understand it and have heard of
+    /// everything: to them it is a promise that nothing more of what they have asked for is done.
     fn pass_on(&mut self, own: &mut Own, to: Sid) -> Turn {
         for (link, remote) in &self.learners {
-            if remote.stage == Stage::Joined && remote.features.extended() {
+            let has_all = remote.has_all(own.history.last());
+            if has_all && remote.stage == Stage::Joined && remote.features.extended() {
                 own.send(*link, Packet::HandOver { to });
             }
         }

@@ -25,6 +25,9 @@ pub(super) struct Own {
     /// The changes of configuration that were committed in the leader's epoch, and whom each made
     /// the leader.
     pub(super) activated: Vec<(i64, Sid)>,
+    /// The newest epoch that a voter is known to have promised. Whoever leads an older one will
+    /// never have that voter's support.
+    pub(super) newest_epoch: u32,
     /// The log could not be cut as a leader asked: only a whole tree helps.
     pub(super) needs_tree: bool,
     /// There is no database, and the member must not vote until it has one.
@@ -84,6 +87,7 @@ impl Own {
             }),
             reconfigured: false,
             activated: Vec::new(),
+            newest_epoch: recovered.epochs.accepted,
             needs_tree: false,
             missing,
             cutting: false,

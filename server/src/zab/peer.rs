@@ -65,13 +65,18 @@ pub struct Peer {
     state: State,
     /// Connections of learners that have decided before this member has.
     early: BTreeMap<Link, Early>,
+    /// When it took its present role, if it has not come to serve in it yet.
+    began: Option<Millis>,
+    /// Where its randomness has got to.
+    random: u64,
 }
 
 /// What it does at the moment.
 #[derive(Debug)]
 enum State {
-    /// It waits until all that it has is durable, before it votes or goes with `next`.
-    Settling { next: Option<Sid> },
+    /// It waits until all that it has is durable, and for a time, before it votes or goes with
+    /// `next`.
+    Settling { next: Option<Sid>, until: Millis },
     /// It searches.
     Looking,
     /// It leads.
@@ -87,6 +92,8 @@ struct Early {
     info: Option<Packet>,
 }
 
+/// The usual pause before a search behind one that led to nothing.
+const PAUSE: Millis = 100;
 /// Connections that are kept while the member does not lead. An ensemble has 255 servers at most.
 const MAX_EARLY: usize = 255;
 
@@ -94,14 +101,18 @@ impl Peer {
     /// A member that has just started, and searches for a leader from its first wake on, which is
     /// due. `seed` is its randomness.
     pub fn new(settings: Settings, recovered: Recovered, seed: u64, now: Millis) -> Self {
-        let _ = seed;
         let own = Own::new(settings, recovered, now);
         let (committed, proposed) = (own.committed.clone(), own.proposed.clone());
         Peer {
             election: Election::new(&own.settings, committed, proposed),
             own,
-            state: State::Settling { next: None },
+            state: State::Settling {
+                next: None,
+                until: now,
+            },
             early: BTreeMap::new(),
+            began: None,
+            random: seed,
         }
     }
 
@@ -131,7 +142,7 @@ impl Peer {
     /// When [`Input::Wake`] is due; `None` if nothing waits for the time.
     pub fn deadline(&self) -> Option<Millis> {
         let state = match &self.state {
-            State::Settling { .. } => self.own.is_settled().then_some(self.own.now),
+            State::Settling { until, .. } => self.own.is_settled().then_some(*until),
             State::Looking => self.election.deadline(),
             State::Leading(leader) => leader.deadline(&self.own),
             State::Learning(learner) => learner.deadline(&self.own),
@@ -356,7 +367,14 @@ impl Peer {
     /// Ends the role. Nothing of it is left but what is on disk or on its way there.
     fn end(&mut self, over: Over) {
         let next = over.next;
-        match std::mem::replace(&mut self.state, State::Settling { next }) {
+        let now = self.own.now;
+        // A leader that will not have this member is not asked again at once.
+        let hasty = self.began.take().is_some_and(|began| now < began + PAUSE);
+        let until = match hasty && next.is_none() {
+            true => now + self.pause(),
+            false => now,
+        };
+        match std::mem::replace(&mut self.state, State::Settling { next, until }) {
             State::Leading(mut leader) => leader.leave(&mut self.own, over.reason),
             State::Learning(mut learner) => learner.leave(&mut self.own, over.reason),
             State::Settling { .. } | State::Looking => {}
@@ -368,11 +386,20 @@ impl Peer {
         });
     }
 
+    /// A pause that is another for each member and each time, so that no two keep missing each
+    /// other.
+    fn pause(&mut self) -> Millis {
+        // As Knuth's linear congruential generator does it; the upper half is the better one.
+        let (factor, step) = (6_364_136_223_846_793_005, 1_442_695_040_888_963_407);
+        self.random = self.random.wrapping_mul(factor).wrapping_add(step);
+        PAUSE / 2 + (self.random >> 32) % PAUSE
+    }
+
     /// Goes on once all is durable that a vote would speak of; and tells the votes of a role that
     /// has come to serve what epoch it is.
     fn settle(&mut self) -> Turn {
         match &self.state {
-            State::Settling { next } if self.own.is_settled() => {
+            State::Settling { next, until } if self.own.is_settled() && *until <= self.own.now => {
                 let next = *next;
                 self.state = State::Looking;
                 let credentials = Credentials {
@@ -389,6 +416,7 @@ impl Peer {
             }
             State::Leading(_) | State::Learning(_) if self.is_serving() => {
                 self.election.settled(self.epoch());
+                self.began = None;
                 Ok(())
             }
             _ => Ok(()),
@@ -408,6 +436,7 @@ impl Peer {
 
     /// Leads, or follows a leader that was elected or named by the one before.
     fn take_role(&mut self, leader: Sid, named: bool) -> Turn {
+        self.began = Some(self.own.now);
         if leader != self.own.id() {
             self.state = State::Learning(Box::new(Learner::new(&mut self.own, leader)));
             return Ok(());

@@ -112,6 +112,11 @@ impl Remote {
         self.flow.live && !self.observer
     }
 
+    /// Has it been sent everything up to `zxid`, and told that it is committed?
+    pub(super) fn has_all(&self, zxid: i64) -> bool {
+        self.sent >= zxid && self.told >= zxid
+    }
+
     /// Decides how the learner's history, which ends with `self.sent`, becomes the leader's.
     pub(super) fn begin_sync(&mut self, own: &mut Own, terms: &Terms) {
         let peer = self.sent;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::storage::epoch::{EpochFile, Epochs};
+use proptest::prelude::*;
 use quorate_proto::jute::Encode;
 
 /// What a test can look at and interfere with on one member.
@@ -373,6 +374,13 @@ impl Cluster {
             Output::Lead { .. } | Output::Follow { .. } => {
                 node.serves = true;
                 node.events.push(output);
+            }
+            Output::Deliver { link, packet } => {
+                if node.peer.role() != Role::Leading
+                    && let Packet::Ping { .. } = packet
+                {
+                    self.send(sid, link, packet);
+                }
             }
             Output::Resign { .. } => {
                 self.queue.push_back((sid, Input::HandOver { to: None }));
@@ -929,4 +937,108 @@ fn a_change_of_the_members_that_reached_nobody_is_forgotten() {
     cluster.advance(1000);
     cluster.assert_same();
     assert!(cluster.nodes[&3].peer.membership().1.is_none());
+}
+
+#[test]
+fn a_quiet_ensemble_stays_as_it_is() {
+    let mut cluster = Cluster::all(3, 1);
+    cluster.advance(300);
+    cluster.propose(1);
+    let (votes, epoch) = (cluster.votes, cluster.nodes[&3].peer.epoch());
+    cluster.advance(100_000);
+    cluster.assert_same();
+    assert_eq!(cluster.votes, votes);
+    assert_eq!(cluster.nodes[&3].peer.epoch(), epoch);
+}
+
+#[test]
+fn a_voter_that_has_promised_a_newer_epoch_is_taken_in() {
+    let mut cluster = Cluster::new(3, 0);
+    cluster.start(2, (0, 0), Vec::new());
+    cluster.start(3, (0, 0), Vec::new());
+    cluster.run();
+    cluster.advance(300);
+    cluster.propose(3);
+    cluster.start(1, (9, 0), Vec::new());
+    cluster.run();
+    cluster.advance(1000);
+    cluster.assert_same();
+    assert!(cluster.nodes[&1].peer.epoch() > 9);
+}
+
+/// A packet of any kind, with the numbers that matter here or with none that mean anything.
+fn any_packet() -> impl Strategy<Value = Packet> {
+    let zxid = prop_oneof![
+        (0..4_u32, 0..4_u32).prop_map(|(epoch, counter)| zxid_of(epoch, counter)),
+        Just(i64::MIN),
+        Just(i64::MAX),
+        Just(-1),
+    ];
+    let epoch = prop_oneof![0..4_u32, Just(i32::MAX.cast_unsigned()), Just(u32::MAX)];
+    let sid = prop_oneof![0..5_i64, Just(i64::MIN)];
+    (0..17, zxid, epoch, sid, any::<bool>()).prop_map(|(kind, zxid, epoch, sid, flag)| {
+        let features = if flag {
+            Features::ALL
+        } else {
+            Features::default()
+        };
+        match kind {
+            0 => Packet::LearnerInfo {
+                observer: flag,
+                accepted: epoch,
+                sid,
+                config_version: 0,
+            },
+            1 => Packet::LeaderInfo { epoch, features },
+            2 => Packet::AckEpoch {
+                last_zxid: zxid,
+                current: flag.then_some(epoch),
+                features,
+            },
+            3 => Packet::Diff { zxid },
+            4 => Packet::Truncate { zxid },
+            5 | 6 => Packet::Proposal(entry(zxid)),
+            7 => Packet::Commit { zxid },
+            8 => Packet::CommitAndActivate { zxid, leader: sid },
+            9 => Packet::Inform(entry(zxid)),
+            10 => Packet::InformAndActivate {
+                entry: change(zxid, "server.1=h1:1:2\n"),
+                leader: sid,
+            },
+            11 => Packet::NewLeader {
+                epoch,
+                config: Bytes::from_static(b"server.1=h1:1:2\nversion=100000000"),
+            },
+            12 => Packet::UpToDate,
+            13 | 14 => Packet::Ack { zxid },
+            15 => Packet::HandOver { to: sid },
+            _ => Packet::Proposal(change(zxid, "nonsense")),
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_packet_does_harm_where_it_does_not_belong(
+        packets in prop::collection::vec((0..8_usize, 0..40_usize, any_packet()), 1..20),
+    ) {
+        let mut cluster = Cluster::new(3, 1);
+        for sid in 1..=4 {
+            cluster.start(sid, (0, 0), Vec::new());
+        }
+        for (which, pause, packet) in packets {
+            for _ in 0..pause {
+                if let Some((sid, input)) = cluster.queue.pop_front() {
+                    cluster.step(sid, input);
+                }
+            }
+            let ends: Vec<(Sid, Link)> = cluster.links.keys().copied().collect();
+            if let Some((sid, link)) = ends.get(which) {
+                let input = Input::Received { link: *link, packet };
+                let mut out = Vec::new();
+                // What it says to that is of no interest, and its disk is a mess.
+                cluster.nodes.get_mut(sid).unwrap().peer.step(cluster.now, input, &mut out);
+            }
+        }
+    }
 }
