@@ -1,11 +1,12 @@
-//! Contenders for one lock, one of which dies while it holds it.
+//! Contenders for one lock, one of which dies while it holds it, on an ensemble whose leader dies.
 //!
 //!     cargo run --release --example lock
 //!
 //! Every contender has a session of its own, as if it were a process of its own. They take turns at
 //! a resource that two must never use at once. One of them is killed: it goes without a word, and
 //! the ensemble has to find out that its session is dead before the next one gets the lock. Later it
-//! tries to use the resource as if nothing had happened, which its old fencing token prevents.
+//! tries to use the resource as if nothing had happened, which its old fencing token prevents. Then
+//! the leader of the three servers is killed, and whoever holds the lock goes on holding it.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -16,14 +17,14 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use quorate_examples::Screen;
 use quorate_recipes::{Client, FencingToken, Lock};
-use quorate_server::Server;
+use quorate_server::Ensemble;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{interval, sleep};
 
-/// Contenders for one lock, one of which dies while it holds it.
+/// Contenders for one lock, one of which dies while it holds it, on an ensemble whose leader dies.
 #[derive(Parser)]
 struct Args {
-    /// A running ensemble to use; without it, a server is started for the time of the demo
+    /// A running ensemble to use; without it, three servers are started for the time of the demo
     #[arg(long, value_name = "HOST:PORT[,…]")]
     connect: Option<String>,
     /// How many contend
@@ -57,15 +58,17 @@ async fn main() -> ExitCode {
 /// Runs the demo; true if the lock did what it should.
 async fn run(args: Args) -> Result<bool, Failure> {
     let mut screen = Screen::default();
-    let (_server, servers) = match args.connect {
+    let (mut ensemble, servers) = match args.connect {
         Some(servers) => (None, servers),
         None => {
-            // Sessions last from two to twenty ticks.
-            let tick = SESSION / 12;
-            let server = Server::builder().tick_time(tick).start().await?;
-            let address = server.client_addr().ok_or("the server has no port")?;
-            screen.tell(format_args!("a server is up at {address}"));
-            (Some(server), address.to_string())
+            // Sessions last two ticks at least.
+            let ensemble = Ensemble::builder().tick_time(SESSION / 12).start().await?;
+            let servers = ensemble.connect_string();
+            let leader = ensemble.leader().await?;
+            screen.tell(format_args!(
+                "three servers are up at {servers}; server {leader} leads"
+            ));
+            (Some(ensemble), servers)
         }
     };
     let total = usize::from(args.contenders) * usize::from(args.rounds);
@@ -86,6 +89,7 @@ async fn run(args: Args) -> Result<bool, Failure> {
     }
     let mut looks = interval(Duration::from_millis(100));
     let mut contending = args.contenders;
+    let mut leader_died = false;
     while contending > 0 {
         tokio::select! {
             Some(event) = happened.recv() => match event {
@@ -97,15 +101,38 @@ async fn run(args: Args) -> Result<bool, Failure> {
             },
             _ = looks.tick() => {
                 let usages = stage.resource.usages().clone();
-                screen.show(picture(&observer, &usages, total).await?);
+                if usages.len() > 2 * total / 3 && let Some(ensemble) = &mut ensemble && !leader_died {
+                    leader_died = true;
+                    kill_leader(ensemble, &mut screen).await?;
+                }
+                // A look may fail while nobody leads; there will be another.
+                if let Ok(picture) = picture(&observer, &usages, total).await {
+                    screen.show(picture);
+                }
             }
         }
     }
     screen.show(Vec::new());
     let verdict = verdict(&stage.resource.usages(), total);
+    if ensemble.is_some() && !leader_died {
+        return Err("the leader was not killed in time".into());
+    }
     let (Ok(text) | Err(text)) = &verdict;
     screen.tell(text);
     Ok(verdict.is_ok())
+}
+
+/// Kills the server that leads, waits for the next to lead, and starts the dead one again.
+async fn kill_leader(ensemble: &mut Ensemble, screen: &mut Screen) -> Result<(), Failure> {
+    let old = ensemble.leader().await?;
+    screen.tell(format_args!("server {old}, which leads, is killed"));
+    let begin = Instant::now();
+    ensemble.kill(old).await;
+    let new = ensemble.leader().await?;
+    let millis = begin.elapsed().as_millis();
+    screen.tell(format_args!("server {new} leads, {millis} ms later"));
+    ensemble.restart(old).await?;
+    Ok(())
 }
 
 /// Takes the lock, uses the resource, lets go, and all of that again.
@@ -117,7 +144,7 @@ async fn contend(who: u16, rounds: u16, stage: &Stage) -> Result<(), Failure> {
         let guard = lock.acquire().await?;
         let token = guard.fencing_token();
         let usage = stage.resource.begin(&name, token)?;
-        let queue = queue(&lock).await?;
+        let queue = queue(&lock).await.unwrap_or_else(|_| "unknown".to_owned());
         stage.say(format!(
             "{name} holds the lock, token {token}; queue: {queue}"
         ));
