@@ -3,9 +3,102 @@
 pub mod chart;
 
 use std::env;
+use std::error::Error;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write, stdout};
-use std::time::Instant;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use quorate_recipes::Client;
+use quorate_server::Ensemble;
+
+/// Whatever ends a demo before its end.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// Which servers a demo uses.
+#[derive(Debug, Clone, Args)]
+pub struct Where {
+    /// A running ensemble to use; without it, one of three servers is started for the time of the
+    /// demo
+    #[arg(long, value_name = "HOST:PORT[,…]")]
+    pub connect: Option<String>,
+}
+
+/// The servers of a demo, whose participants have a session each, as if they were processes.
+#[derive(Debug)]
+pub struct Servers {
+    /// Runs until the demo ends.
+    _ensemble: Option<Ensemble>,
+    addresses: String,
+    session: Duration,
+}
+
+impl Servers {
+    /// The servers to use, for sessions of this timeout: how long the dead count among the living.
+    ///
+    /// # Errors
+    ///
+    /// If an ensemble cannot be started.
+    pub async fn new(place: Where, session: Duration, story: &Story) -> Result<Self, Failure> {
+        let (ensemble, addresses) = match place.connect {
+            Some(addresses) => (None, addresses),
+            None => {
+                // Sessions last from two to twenty ticks.
+                let ensemble = Ensemble::builder().tick_time(session / 12).start().await?;
+                let addresses = ensemble.connect_string();
+                story.tell(format_args!("an ensemble is up at {addresses}"));
+                (Some(ensemble), addresses)
+            }
+        };
+        Ok(Servers {
+            _ensemble: ensemble,
+            addresses,
+            session,
+        })
+    }
+
+    /// A session of its own.
+    ///
+    /// # Errors
+    ///
+    /// If no server can be reached.
+    pub async fn client(&self) -> Result<Client, Failure> {
+        let client = Client::builder().session_timeout(self.session);
+        Ok(client.connect(&self.addresses).await?)
+    }
+}
+
+/// A [`Screen`] that many tell at.
+#[derive(Debug, Clone, Default)]
+pub struct Story(Arc<Mutex<Screen>>);
+
+impl Story {
+    /// Adds a line.
+    pub fn tell(&self, line: impl Display) {
+        let mut screen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        screen.tell(line);
+    }
+
+    /// Tells how it ended, and makes an exit code of it: 0 only if it was right.
+    pub fn end(&self, outcome: Result<Result<String, String>, Failure>) -> ExitCode {
+        match outcome {
+            Ok(Ok(right)) => {
+                self.tell(format_args!("RIGHT: {right}"));
+                ExitCode::SUCCESS
+            }
+            Ok(Err(wrong)) => {
+                self.tell(format_args!("WRONG: {wrong}"));
+                ExitCode::FAILURE
+            }
+            Err(failure) => {
+                eprintln!("{failure}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
 
 /// Tells a story on standard output: lines that stay, each with its time, and below them, on a
 /// terminal, a picture of how things stand.
