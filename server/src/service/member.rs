@@ -91,7 +91,7 @@ pub(super) struct Member {
 }
 
 /// Bytes of a session and its timeout, as a list of them has it.
-const SESSION_SIZE: usize = size_of::<(i64, i32)>() - 4;
+const SESSION_SIZE: usize = size_of::<i64>() + size_of::<i32>();
 
 impl Member {
     pub(super) fn outlet(&self) -> &dyn Outlet {

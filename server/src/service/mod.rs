@@ -6,6 +6,13 @@
 //! lock of the tree, and answers. A server that stands alone is an ensemble of one: what is durable
 //! here is durable on a quorum, and so committed.
 //!
+//! A [`member`] of an ensemble has another way from the queue to the tree. A leader's transactions
+//! are proposed, and come back once they are committed; a learner sends writes to its leader, and
+//! answers them when their transactions come. What has to wait for either waits in the [`gate`] of
+//! the applier, and whoever changes the [`roles`] of a member passes by there. Between two leaders
+//! requests stay where they are, and connections stay open: only those are closed whose writes are
+//! under way, because nobody can tell what becomes of them.
+//!
 //! Locks are taken in this order: queue, tree, watches, a connection's outbox.
 
 mod applier;
@@ -451,7 +458,10 @@ impl Service {
             return queue.push_resumed(true, timeout, origin);
         }
         if !queue.is_leading() {
-            return queue.push_revalidation(timeout, origin);
+            if queue.push_revalidation(timeout, origin).is_some() {
+                self.stats.outstanding.fetch_sub(1, Relaxed);
+            }
+            return;
         }
         let mut sessions = self.sessions.lock();
         let known = sessions.get(origin.session).is_some();

@@ -76,6 +76,9 @@ pub(crate) struct Batch {
     syncs: Vec<(usize, Link)>,
 }
 
+/// Empty batches that are kept.
+const SPARE: usize = 4;
+
 /// Buffers that one huge batch has left behind are not kept for ever.
 const KEPT_CAPACITY: usize = 1 << 20;
 
@@ -205,6 +208,8 @@ pub(crate) struct Queue {
     rules: Rules,
     role: Role,
     batch: Batch,
+    /// Batches that were dealt with.
+    spare: Vec<Batch>,
     /// What waits for proposals that were taken, with the number of the last of them.
     proposed: Vec<(Batch, i64)>,
     /// Counts the roles: one that was given up before it began does not begin.
@@ -229,6 +234,7 @@ impl Queue {
             rules,
             role,
             batch: Batch::default(),
+            spare: Vec::new(),
             proposed: Vec::new(),
             term: 0,
             resigned: false,
@@ -485,12 +491,15 @@ impl Queue {
         }
     }
 
-    /// Asks the leader whether there is such a session.
-    pub(super) fn push_revalidation(&mut self, timeout: i32, origin: Origin) {
-        if let Role::Following(upstream) = &mut self.role {
-            upstream.revalidate(origin.session, timeout);
-            self.revalidating.insert(origin.session, (timeout, origin));
-        }
+    /// Asks the leader whether there is such a session. Answers a connection of the same session that
+    /// waited for that and has given way.
+    pub(super) fn push_revalidation(&mut self, timeout: i32, origin: Origin) -> Option<Origin> {
+        let Role::Following(upstream) = &mut self.role else {
+            return Some(origin);
+        };
+        upstream.revalidate(origin.session, timeout);
+        let before = self.revalidating.insert(origin.session, (timeout, origin));
+        before.map(|(_, origin)| origin)
     }
 
     /// The handshake that waits for this session, no longer.
@@ -541,11 +550,20 @@ impl Queue {
     /// Takes what the applier has to know of: what was proposed, with the number of the last
     /// proposal, or what was queued on a server that proposes nothing.
     pub(super) fn take_works(&mut self, out: &mut Vec<(Batch, Option<i64>)>) {
+        self.restless &= self.is_leading();
         let proposed = self.proposed.drain(..);
         out.extend(proposed.map(|(batch, last)| (batch, Some(last))));
         if !self.is_leading() && !self.batch.is_empty() {
-            self.restless = false;
-            out.push((std::mem::take(&mut self.batch), None));
+            let empty = self.spare.pop().unwrap_or_default();
+            out.push((std::mem::replace(&mut self.batch, empty), None));
+        }
+    }
+
+    /// Takes back a batch that was dealt with, for its room.
+    pub(super) fn give_back(&mut self, mut batch: Batch) {
+        if self.spare.len() < SPARE {
+            batch.clear();
+            self.spare.push(batch);
         }
     }
 
@@ -566,8 +584,9 @@ impl Queue {
         let Role::Leading { epoch, .. } = self.role else {
             return None;
         };
-        let mut batch = Batch::default();
+        let mut batch = self.spare.pop().unwrap_or_default();
         if !self.take(&mut batch) {
+            self.spare.push(batch);
             return None;
         }
         let entries = batch.entries();

@@ -53,7 +53,7 @@ pub(super) struct MemberApplier {
     applier: Applier,
     gate: Gate,
     leading: bool,
-    /// What was taken from the queue.
+    /// What was taken from the queue, and is dealt with.
     works: Vec<(Batch, Option<i64>)>,
 }
 
@@ -99,20 +99,26 @@ impl MemberApplier {
     /// Takes what clients have queued.
     fn look(&mut self) {
         let mut works = std::mem::take(&mut self.works);
-        self.service.queue.lock().take_works(&mut works);
+        let service = Arc::clone(&self.service);
+        let mut queue = service.queue.lock();
+        for (batch, _) in works.drain(..) {
+            queue.give_back(batch);
+        }
+        queue.take_works(&mut works);
+        drop(queue);
         if !works.is_empty() {
             self.admit(&mut works);
         }
         self.works = works;
     }
 
-    fn admit(&mut self, works: &mut Vec<(Batch, Option<i64>)>) {
+    fn admit(&mut self, works: &mut [(Batch, Option<i64>)]) {
         let service = Arc::clone(&self.service);
         let tree = service.tree();
         self.applier.begin(&tree);
         let applier = &mut self.applier;
-        for (mut batch, behind) in works.drain(..) {
-            self.gate.admit(&mut batch, behind, |waiting| {
+        for (batch, behind) in works {
+            self.gate.admit(batch, *behind, |waiting| {
                 answer(applier, &tree, &waiting);
             });
         }
@@ -244,7 +250,7 @@ impl MemberApplier {
         }
         drop(tree);
         for (timeout, origin) in queue.take_revalidating().into_values() {
-            queue.push_revalidation(timeout, origin);
+            service.resume_on(&mut queue, timeout, origin);
         }
         service.wake(&mut queue);
         drop(queue);

@@ -55,6 +55,8 @@ enum Fault {
     Protocol(&'static str),
     #[error("opcode {0} is not one that clients may send")]
     Opcode(i32),
+    #[error("its session has moved to another server")]
+    Moved,
     #[error("no handshake within {0:?}")]
     Silent(Duration),
     #[error("it leaves {0} bytes unread")]
@@ -73,6 +75,7 @@ pub(super) async fn serve(service: Arc<Service>, connection: Arc<Connection>, st
     match outcome {
         Ok(()) => tracing::debug!(%address, "connection closed"),
         Err(Fault::Io(error)) => tracing::debug!(%address, %error, "connection lost"),
+        Err(fault @ Fault::Moved) => tracing::debug!(%address, %fault, "connection closed"),
         Err(fault) => {
             tracing::warn!(%address, error = %fault, "connection closed: its client misbehaves");
         }
@@ -472,7 +475,7 @@ impl Handler {
             if let Some(session) = self.connection.session()
                 && self.service.has_moved(queue, session)
             {
-                return self.close(Fault::Protocol("its session has moved to another server"));
+                return self.close(Fault::Moved);
             }
             while !self.closing && queue.is_open() && self.may_enqueue(self.in_flight - before) {
                 let Some((header, body)) = self.next_request(frames) else {
