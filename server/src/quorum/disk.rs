@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedMutexGuard};
 
 use crate::storage::epoch::EpochFile;
 use crate::tree::Tree;
@@ -35,7 +35,8 @@ pub(super) enum DiskWork {
         link: Link,
         zxid: i64,
         tree: Box<Tree>,
-        done: oneshot::Sender<()>,
+        /// Held until that is done.
+        installing: OwnedMutexGuard<()>,
     },
 }
 

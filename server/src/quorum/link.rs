@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 
 use super::{Faults, codec};
 use crate::zab::{Entry, Link, Packet, Sid};
@@ -53,6 +53,8 @@ pub(super) struct LinkSocket {
     peer: OnceLock<Sid>,
     faults: Faults,
     outbox: Mutex<Outbox>,
+    /// Held while a tree that came in is being installed: until then the link has not ended.
+    installing: Arc<AsyncMutex<()>>,
     /// Something waits for the task that sends: the socket was full, the network is not clear, or
     /// the link is to end.
     is_blocked: AtomicBool,
@@ -73,6 +75,7 @@ impl LinkSocket {
             peer: OnceLock::new(),
             faults,
             outbox: Mutex::default(),
+            installing: Arc::default(),
             is_blocked: AtomicBool::new(false),
             blocked: Notify::new(),
         })
@@ -229,6 +232,16 @@ impl LinkSocket {
             self.faults.outbound(*peer).await;
         }
         self.stream.writable().await
+    }
+
+    /// A tree is being installed for as long as the guard lives.
+    pub(super) async fn begin_install(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.installing).lock_owned().await
+    }
+
+    /// Waits until no tree is being installed. Cancel safe.
+    pub(super) async fn installed(&self) {
+        drop(self.installing.lock().await);
     }
 
     /// Sends all of `bytes` now, in front of what is kept back.

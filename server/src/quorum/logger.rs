@@ -133,13 +133,12 @@ impl Logger {
                 link,
                 zxid,
                 tree,
-                done,
+                installing,
             } => {
                 self.replica.install(&tree)?;
                 quorum.service.replace_tree(*tree);
                 quorum.tell([Input::Installed { link, zxid }]);
-                // The link may have ended meanwhile.
-                let _ = done.send(());
+                drop(installing);
             }
         }
         Ok(())

@@ -112,6 +112,9 @@ impl Quorum {
             }
         }
         self.wires.links.lock().remove(&id);
+        self.cursors.lock().remove(&id);
+        // A tree that came in takes its place whatever becomes of the link.
+        link.installed().await;
         self.tell([Input::Closed { link: id }]);
     }
 

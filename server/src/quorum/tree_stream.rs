@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use super::disk::DiskWork;
@@ -41,15 +40,14 @@ impl Quorum {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         };
-        let (done, installed) = oneshot::channel();
+        let installing = link.begin_install().await;
         self.wires.disk.push(DiskWork::Install {
             link: link.id,
             zxid,
             tree,
-            done,
+            installing,
         });
-        // It is never told where the disk fails; the member stops then.
-        let _ = installed.await;
+        link.installed().await;
         Ok(())
     }
 
@@ -110,8 +108,9 @@ impl Quorum {
             let Ok((read, cursor)) = reading.await else {
                 return this.close(link, "the log could not be read");
             };
-            if this.wires.link(link).is_some() {
-                this.cursors.lock().insert(link, cursor);
+            this.cursors.lock().insert(link, cursor);
+            if this.wires.link(link).is_none() {
+                this.cursors.lock().remove(&link);
             }
             this.tell([Input::LogRead { link, read }]);
         });
