@@ -42,6 +42,8 @@ pub(super) struct Leader {
     /// Why, and since when, it wants to lead no longer.
     resigned: Option<(Resignation, Millis)>,
     handing: Option<Handing>,
+    /// The round of the election that it has won, if there was one.
+    round: Option<i64>,
 }
 
 /// Why a leader wants to lead no longer.
@@ -80,11 +82,12 @@ enum Phase {
 }
 
 impl Leader {
-    /// Begins to lead, elected or `named` by the leader before. The member's history is durable.
-    pub(super) fn new(own: &mut Own, named: bool) -> Self {
-        let limit = match named {
-            true => own.settings.connect_limit,
-            false => own.settings.init_limit,
+    /// Begins to lead, elected in a round or named by the leader before. The member's history is
+    /// durable.
+    pub(super) fn new(own: &mut Own, round: Option<i64>) -> Self {
+        let limit = match round {
+            Some(_) => own.settings.init_limit,
+            None => own.settings.connect_limit,
         };
         let mut leader = Leader {
             phase: Phase::Gathering,
@@ -97,6 +100,7 @@ impl Leader {
             syncs: Vec::new(),
             resigned: None,
             handing: None,
+            round,
         };
         own.activated.clear();
         leader.gather(own);
@@ -326,6 +330,15 @@ impl Leader {
             next: Some(own.id()),
             handed_over: false,
         })
+    }
+
+    /// A voter searches in a later round: whoever has elected this leader does not come any more.
+    pub(super) fn searched(&self, own: &Own, from: Sid, round: i64) -> Turn {
+        let later = self.round.is_some_and(|own_round| own_round < round);
+        match later && self.phase == Phase::Gathering && own.is_voter(from) {
+            true => Over::because("another election has begun before a quorum came"),
+            false => Ok(()),
+        }
     }
 
     /// Begins an epoch newer than all that a quorum knows of.

@@ -15,6 +15,8 @@ use crate::storage::epoch::EpochFile;
 
 /// The first pause before a leader that could not be reached is tried again.
 const FIRST_PAUSE: Millis = 100;
+/// The longest such pause. Behind it another leader is looked for.
+const LAST_PAUSE: Millis = 400;
 /// What a leader may send while the log is being cut. It is no more than it keeps for others.
 const MAX_HELD: usize = 256 << 20;
 
@@ -185,6 +187,9 @@ impl Learner {
     pub(super) fn closed(&mut self, own: &mut Own) -> Turn {
         self.link = None;
         match &mut self.phase {
+            Phase::Connecting { pause, .. } if *pause > LAST_PAUSE => {
+                Over::because("the leader could not be reached")
+            }
             Phase::Connecting {
                 pause, retry_at, ..
             } => {

@@ -224,6 +224,11 @@ impl Peer {
             Input::Notified { from, notification } => {
                 let (now, out) = (self.own.now, &mut self.own.out);
                 let decision = self.election.receive(now, from, &notification, out);
+                if let State::Leading(leader) = &self.state
+                    && notification.state == Role::Looking
+                {
+                    leader.searched(&self.own, from, notification.round)?;
+                }
                 self.decided(decision)
             }
             Input::Reachable { sid, reachable } => {
@@ -326,7 +331,8 @@ impl Peer {
         if let State::Leading(leader) = &mut self.state {
             leader.accepted(&self.own, link);
         } else if self.early.len() < MAX_EARLY {
-            let until = self.own.now + self.own.settings.connect_limit;
+            let settings = &self.own.settings;
+            let until = self.own.now + settings.connect_limit.min(settings.tick);
             self.early.insert(link, Early { until, info: None });
         } else {
             self.own.close(link, "this server does not lead");
@@ -365,7 +371,7 @@ impl Peer {
     }
 
     /// Ends the role. Nothing of it is left but what is on disk or on its way there.
-    fn end(&mut self, over: Over) {
+    pub(super) fn end(&mut self, over: Over) {
         let next = over.next;
         let now = self.own.now;
         // A leader that will not have this member is not asked again at once.
@@ -409,7 +415,7 @@ impl Peer {
                 let out = &mut self.own.out;
                 if let Some(leader) = next {
                     self.election.appoint(leader, credentials.last_zxid, out);
-                    return self.take_role(leader, true);
+                    return self.take_role(leader, None);
                 }
                 let decision = self.election.start(self.own.now, credentials, out);
                 self.decided(decision)
@@ -425,7 +431,7 @@ impl Peer {
 
     fn decided(&mut self, decision: Option<Decision>) -> Turn {
         match decision {
-            Some(Decision::Elected { leader, .. }) => self.take_role(leader, false),
+            Some(Decision::Elected { leader, round }) => self.take_role(leader, Some(round)),
             Some(Decision::Reconfigured(config)) => {
                 self.own.activate(config);
                 Ok(())
@@ -434,14 +440,14 @@ impl Peer {
         }
     }
 
-    /// Leads, or follows a leader that was elected or named by the one before.
-    fn take_role(&mut self, leader: Sid, named: bool) -> Turn {
+    /// Leads, or follows a leader that was elected in a round or named by the one before.
+    fn take_role(&mut self, leader: Sid, round: Option<i64>) -> Turn {
         self.began = Some(self.own.now);
         if leader != self.own.id() {
             self.state = State::Learning(Box::new(Learner::new(&mut self.own, leader)));
             return Ok(());
         }
-        let leader = Box::new(Leader::new(&mut self.own, named));
+        let leader = Box::new(Leader::new(&mut self.own, round));
         self.state = State::Leading(leader);
         for (link, early) in std::mem::take(&mut self.early) {
             self.accepted(link);

@@ -1042,3 +1042,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_leader_that_cannot_be_reached_is_not_waited_for() {
+    let mut cluster = Cluster::all(3, 0);
+    cluster.advance(300);
+    cluster.kill(1);
+    cluster.kill(2);
+    cluster.start(1, (1, 1), Vec::new());
+    cluster.queue.clear();
+    let node = cluster.nodes.get_mut(&1).unwrap();
+    let mut out = Vec::new();
+    node.peer.step(cluster.now, Input::Wake, &mut out);
+    node.peer.end(own::Over {
+        reason: "another is to lead",
+        next: Some(2),
+        handed_over: false,
+    });
+    cluster.queue.push_back((1, Input::Wake));
+    cluster.run();
+    assert_eq!(cluster.nodes[&1].peer.leader(), Some(2));
+    cluster.advance(1000);
+    assert_eq!(cluster.nodes[&1].peer.leader(), None);
+}
