@@ -1,0 +1,286 @@
+//! The part of a member that leads (spec: quorum protocol, sections 3 to 6).
+
+mod broadcast;
+mod founding;
+mod succession;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use self::succession::{Handing, Resignation, SLOW_DISK};
+use super::own::{Over, Own, Turn};
+use super::remote::{Remote, Stage, Terms};
+use super::{Link, LogRead, Millis, Mutant, Output, Packet, Sid};
+
+/// Leads, or is about to.
+#[derive(Debug)]
+pub(super) struct Leader {
+    phase: Phase,
+    /// The epoch that begins; the newest that is known of until it is fixed.
+    epoch: u32,
+    /// The last transaction before the epoch.
+    initial: i64,
+    learners: BTreeMap<Link, Remote>,
+    /// Until when the phase has to be over, as long as the leader is not active.
+    until: Millis,
+    /// When learners are looked after next.
+    beat_at: Millis,
+    /// Beats since a quorum followed.
+    lonely_beats: u32,
+    /// Learners that want to hear when a transaction is committed.
+    syncs: Vec<(i64, Link)>,
+    /// Why, and since when, it wants to lead no longer.
+    resigned: Option<(Resignation, Millis)>,
+    handing: Option<Handing>,
+    /// The round of the election that it has won, if there was one.
+    round: Option<i64>,
+}
+
+/// How far the epoch has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// It hears which epochs are over, until it has heard a quorum.
+    Gathering,
+    /// It makes its own promise durable.
+    Promising,
+    /// It waits for a quorum that promises, none of which has a newer history.
+    Electing,
+    /// It makes durable that it follows itself.
+    Confirming,
+    /// It waits for a quorum that has its history.
+    Synchronising,
+    /// It proposes.
+    Active,
+}
+
+impl Leader {
+    /// Begins to lead, elected in a round or named by the leader before. The member's history is
+    /// durable.
+    pub(super) fn new(own: &mut Own, round: Option<i64>) -> Self {
+        let limit = match round {
+            Some(_) => own.settings.init_limit,
+            None => own.settings.connect_limit,
+        };
+        let mut leader = Leader {
+            phase: Phase::Gathering,
+            epoch: own.promised.accepted.max(own.newest_epoch),
+            initial: own.history.last(),
+            learners: BTreeMap::new(),
+            until: own.now + limit,
+            beat_at: own.now + own.settings.tick / 2,
+            lonely_beats: 0,
+            syncs: Vec::new(),
+            resigned: None,
+            handing: None,
+            round,
+        };
+        own.activated.clear();
+        leader.gather(own);
+        leader
+    }
+
+    /// The epoch, once it is fixed.
+    pub(super) fn epoch(&self) -> u32 {
+        match self.phase {
+            Phase::Gathering => 0,
+            _ => self.epoch,
+        }
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.phase == Phase::Active
+    }
+
+    /// Ends all connections.
+    pub(super) fn leave(&mut self, own: &mut Own, reason: &'static str) {
+        for link in std::mem::take(&mut self.learners).into_keys() {
+            own.close(link, reason);
+        }
+    }
+
+    pub(super) fn deadline(&self, own: &Own) -> Option<Millis> {
+        let phase = match self.is_active() {
+            true => self.handing.map(|handing| handing.until),
+            false => Some(self.until),
+        };
+        let waits = [Some(self.beat_at), self.disk_deadline(own), phase];
+        waits.into_iter().flatten().min()
+    }
+
+    /// Until when the disk is to get on, or once the leader has resigned, the resignation is to be
+    /// taken notice of.
+    fn disk_deadline(&self, own: &Own) -> Option<Millis> {
+        let since = match self.resigned {
+            Some((Resignation::Disk, since)) => Some(since),
+            _ => own.history.waiting_since(),
+        };
+        let waits = since.filter(|_| self.handing.is_none());
+        Some(waits? + own.settings.disk_limit)
+    }
+
+    pub(super) fn wake(&mut self, own: &mut Own) -> Turn {
+        if !self.is_active() && own.now >= self.until {
+            return Over::because("no quorum has joined in time");
+        }
+        if self.handing.is_some_and(|handing| own.now >= handing.until) {
+            return Over::because("no follower was ready to take over in time");
+        }
+        let late = |deadline| own.now >= deadline;
+        if self.disk_deadline(own).is_some_and(late) {
+            match self.resigned {
+                None if self.is_active() => self.resign(own, Resignation::Disk),
+                _ => return Over::because(SLOW_DISK),
+            }
+        }
+        if own.now >= self.beat_at {
+            self.beat_at = own.now + (own.settings.tick / 2).max(1);
+            self.beat(own)?;
+        }
+        Ok(())
+    }
+
+    /// Looks after the learners.
+    fn beat(&mut self, own: &mut Own) -> Turn {
+        let late: Vec<(Link, &'static str)> = self
+            .learners
+            .iter()
+            .filter_map(|(link, remote)| Some((*link, remote.lateness(own)?)))
+            .collect();
+        for (link, reason) in late {
+            self.drop_learner(own, link, reason);
+        }
+        let zxid = own.history.last();
+        for (link, remote) in &self.learners {
+            if remote.stage >= Stage::Acked {
+                let sessions = Bytes::new();
+                own.send(*link, Packet::Ping { zxid, sessions });
+            }
+        }
+        // A follower that has lost its connection has the time of a beat to come back.
+        self.lonely_beats += 1;
+        if self.is_supported(own, Stage::Acked) {
+            self.lonely_beats = 0;
+        }
+        match self.is_active() && self.lonely_beats > 1 {
+            true => Over::because("no quorum follows any more"),
+            false => Ok(()),
+        }
+    }
+
+    /// Have enough voters come so far, the member itself included?
+    fn is_supported(&self, own: &Own, stage: Stage) -> bool {
+        self.has_quorum(own, |remote| remote.stage >= stage)
+    }
+
+    fn has_quorum(&self, own: &Own, agrees: impl Fn(&Remote) -> bool) -> bool {
+        if own.is(Mutant::CountObservers) {
+            let agreeing = self
+                .learners
+                .values()
+                .filter(|remote| agrees(remote))
+                .count();
+            return agreeing + 1 > own.committed.members.voters().count() / 2;
+        }
+        own.is_quorum(|sid| sid == own.id() || self.voters(sid).any(&agrees))
+    }
+
+    /// The learners that may vote as `sid`.
+    fn voters(&self, sid: Sid) -> impl Iterator<Item = &Remote> {
+        let learners = self.learners.values();
+        learners.filter(move |remote| remote.sid == sid && !remote.observer)
+    }
+
+    /// Takes a connection in.
+    pub(super) fn accepted(&mut self, own: &Own, link: Link) {
+        self.learners.insert(link, Remote::new(link, own.now));
+    }
+
+    pub(super) fn owns(&self, link: Link) -> bool {
+        self.learners.contains_key(&link)
+    }
+
+    pub(super) fn closed(&mut self, own: &mut Own, link: Link) {
+        let gone = self.learners.remove(&link);
+        if gone.is_some_and(|remote| remote.stage == Stage::Joined) {
+            own.out.push(Output::LearnerLeft { link });
+        }
+        self.syncs.retain(|(_, waiting)| *waiting != link);
+    }
+
+    fn drop_learner(&mut self, own: &mut Own, link: Link, reason: &'static str) {
+        own.close(link, reason);
+        self.closed(own, link);
+    }
+
+    pub(super) fn receive(&mut self, own: &mut Own, link: Link, packet: Packet) -> Turn {
+        let Some(remote) = self.learners.get_mut(&link) else {
+            return Ok(());
+        };
+        remote.heard = own.now;
+        match (remote.stage, packet) {
+            (Stage::Connected, packet @ Packet::LearnerInfo { .. }) => {
+                return self.introduced(own, link, &packet);
+            }
+            (Stage::Informed, packet @ Packet::AckEpoch { .. }) => {
+                self.promised(own, link, &packet);
+            }
+            (Stage::Offered, Packet::Ack { zxid }) => return self.joined(own, link, zxid),
+            (Stage::Acked | Stage::Joined, Packet::Ack { zxid }) => {
+                return self.acknowledged(own, link, zxid);
+            }
+            (
+                Stage::Joined,
+                packet @ (Packet::Request(_) | Packet::Revalidate(_) | Packet::Ping { .. }),
+            ) => {
+                own.out.push(Output::Deliver { link, packet });
+            }
+            (Stage::Acked, Packet::Ping { .. })
+            | (Stage::Acked | Stage::Joined, Packet::Unknown { .. }) => {}
+            _ => self.drop_learner(own, link, "it has spoken out of turn"),
+        }
+        Ok(())
+    }
+
+    fn terms(&self, own: &Own) -> Terms {
+        Terms {
+            epoch: self.epoch,
+            active: self.is_active(),
+            committed: match self.is_active() {
+                true => own.history.applied(),
+                false => self.initial,
+            },
+        }
+    }
+
+    /// The voters that have the whole history, but for what is on its way, the member itself
+    /// included.
+    pub(super) fn synced(&self, own: &Own) -> Vec<Sid> {
+        let learners = self.learners.values();
+        let synced = learners.filter(|r| r.stage == Stage::Joined && !r.observer);
+        synced.map(|r| r.sid).chain([own.id()]).collect()
+    }
+
+    pub(super) fn drained(&mut self, own: &mut Own, link: Link) {
+        let terms = self.terms(own);
+        if let Some(remote) = self.learners.get_mut(&link) {
+            remote.drained(own, &terms);
+        }
+    }
+
+    pub(super) fn snapshot_begun(&mut self, own: &mut Own, link: Link, zxid: i64) {
+        if let Some(remote) = self.learners.get_mut(&link) {
+            remote.snapshot_begun(own, zxid);
+        }
+    }
+
+    pub(super) fn log_read(&mut self, own: &mut Own, link: Link, read: LogRead) {
+        let terms = self.terms(own);
+        let Some(remote) = self.learners.get_mut(&link) else {
+            return;
+        };
+        if let Err(reason) = remote.log_read(own, &terms, read) {
+            self.drop_learner(own, link, reason);
+        }
+    }
+}
