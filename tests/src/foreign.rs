@@ -2,9 +2,16 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio::time::timeout;
+
+/// How long a program may take to do anything; a JVM starts in a second or two.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where Debian puts Java libraries.
 const JARS: &str = "/usr/share/java";
@@ -75,6 +82,65 @@ impl Curator {
         command.args(["-XX:TieredStopAtLevel=1", "-cp", &class_path, self.class]);
         command
     }
+}
+
+/// A program that takes part in recipes through another library, as it is told; killed when it is
+/// dropped.
+#[derive(Debug)]
+pub struct Foreigner {
+    process: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Foreigner {
+    /// Starts it with a server and a path.
+    pub async fn start(mut command: Command, address: &str, path: &str) -> Self {
+        command.args([address, path]);
+        let mut process = tokio::process::Command::from(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let input = process.stdin.take().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut foreigner = Foreigner {
+            process,
+            input,
+            output,
+        };
+        assert_eq!(foreigner.told().await, "ready 0");
+        foreigner
+    }
+
+    /// Tells it a line.
+    pub async fn tell(&mut self, line: &str) {
+        let line = format!("{line}\n");
+        self.input.write_all(line.as_bytes()).await.unwrap();
+    }
+
+    /// The next line that it tells.
+    pub async fn told(&mut self) -> String {
+        let line = soon(self.output.next_line()).await.unwrap();
+        line.expect("the program has ended")
+    }
+
+    /// Tells it a line, and answers the next that it tells.
+    pub async fn ask(&mut self, line: &str) -> String {
+        self.tell(line).await;
+        self.told().await
+    }
+
+    /// Ends it without a word to the servers.
+    pub async fn kill(&mut self) {
+        self.process.kill().await.unwrap();
+    }
+}
+
+/// Awaits what must happen.
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("in time")
 }
 
 /// Runs a compiler, which must succeed.

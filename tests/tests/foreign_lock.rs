@@ -7,23 +7,16 @@
     reason = "a step that fails is a test that fails, and says where"
 )]
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use quorate_recipes::{Client, Error, Guard, Layout, Lock, client};
 use quorate_tests::apache::Apache;
-use quorate_tests::foreign::{self, Curator};
+use quorate_tests::foreign::{self, Curator, Foreigner, soon};
 use quorate_tests::ours::Quorate;
 use quorate_tests::process::{Program, ServerProcess, Settings};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 const PATH: &str = "/locks/shared";
-
-/// How long anything may take; a JVM starts in a second or two.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kazoo() {
@@ -51,7 +44,7 @@ async fn shares_the_lock(
     let address = server.address().to_string();
     let mut test = Test {
         client: connect(&address).await,
-        foreigner: Foreigner::start(command, &address).await,
+        foreigner: Foreigner::start(command, &address, PATH).await,
         layout,
     };
     test.each_waits_for_the_other().await;
@@ -180,7 +173,7 @@ impl Test {
         assert_eq!(self.foreigner.ask("try 1").await, "held 1");
         let waiting = self.acquiring();
         self.contend(2).await;
-        self.foreigner.process.kill().await.unwrap();
+        self.foreigner.kill().await;
         soon(waiting)
             .await
             .unwrap()
@@ -189,51 +182,4 @@ impl Test {
             .await
             .unwrap();
     }
-}
-
-/// A program that contends through another library, killed when it is dropped.
-struct Foreigner {
-    process: Child,
-    input: ChildStdin,
-    output: Lines<BufReader<ChildStdout>>,
-}
-
-impl Foreigner {
-    async fn start(mut command: std::process::Command, address: &str) -> Self {
-        command.args([address, PATH]);
-        let mut process = Command::from(command)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let input = process.stdin.take().unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap()).lines();
-        let mut foreigner = Foreigner {
-            process,
-            input,
-            output,
-        };
-        assert_eq!(foreigner.told().await, "ready 0");
-        foreigner
-    }
-
-    async fn tell(&mut self, line: &str) {
-        let line = format!("{line}\n");
-        self.input.write_all(line.as_bytes()).await.unwrap();
-    }
-
-    async fn told(&mut self) -> String {
-        let line = soon(self.output.next_line()).await.unwrap();
-        line.expect("the program has ended")
-    }
-
-    async fn ask(&mut self, line: &str) -> String {
-        self.tell(line).await;
-        self.told().await
-    }
-}
-
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.expect("in time")
 }
