@@ -1,9 +1,10 @@
-//! Coordination recipes on an async ZooKeeper client: locks that know when they are lost.
+//! Coordination recipes on an async ZooKeeper client, whose holders know when they have lost what they
+//! hold.
 //!
-//! A recipe is a small type over a [`Client`] and a path. What it hands out is a [`Guard`], which
-//! carries a [fencing token](Guard::fencing_token), [resolves a future](Guard::lost) when it is
-//! lost, [writes](Guard::transaction) only while it is not, and gives back what it guards when it
-//! is dropped. Every future can be dropped at any time and leaves nothing behind on the servers.
+//! A recipe is a small type over a [`Client`] and a path: settings that can be cloned and shared. What
+//! it hands out is a guard, most often a [`Guard`], which carries a [fencing
+//! token](Guard::fencing_token), [resolves a future](Guard::lost) when it is lost,
+//! [writes](Guard::transaction) only while it is not, and gives back what it guards when it is dropped.
 //!
 //! ```no_run
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,8 +18,50 @@
 //! # }
 //! ```
 //!
-//! Recipes use the znodes of Curator or, where asked, of kazoo ([`Layout`]), so that programs in
-//! other languages take part.
+//! | Recipe | What it is | Curator | kazoo |
+//! |---|---|---|---|
+//! | [`Lock`] | one holder, in order of arrival | `InterProcessMutex` | `Lock` |
+//! | [`RwLock`] | many readers or one writer, in order | `InterProcessReadWriteLock` | `ReadLock`, `WriteLock` |
+//! | [`Semaphore`] | so many permits, several at once | `InterProcessSemaphoreV2` | `Semaphore` |
+//! | [`MultiLock`] | several locks, all or none | `InterProcessMultiLock` | |
+//! | [`ReentrantLock`] | a lock that its owner can take again | `InterProcessMutex` | |
+//! | [`SimpleLock`] | one znode, whoever is quickest | | |
+//! | [`Lease`] | one holder until a time by the clock | | `NonBlockingLease` |
+//! | [`Barrier`] | everybody waits until it opens | `DistributedBarrier` | `Barrier` |
+//! | [`DoubleBarrier`] | so many enter and leave together | `DistributedDoubleBarrier` | `DoubleBarrier` |
+//! | [`Election`] | one leader, observers, candidacies in the background | `LeaderLatch`, `LeaderSelector` | `Election` |
+//! | [`Group`] | who is there, and what each says | `GroupMember` | `Party`, `ShallowParty` |
+//! | [`PersistentNode`] | a znode that is kept where it should be | `PersistentNode` | |
+//! | [`NameService`] | services, and one of their instances | `ServiceDiscovery` | |
+//! | [`Config`], [`ConfigTree`] | values that many follow | | `DataWatch` |
+//! | [`Cache`] | a copy of a subtree | `CuratorCache` | `TreeCache` |
+//! | [`SharedValue`], [`Counter`] | values and numbers that many change | `SharedValue`, `SharedCount`, `DistributedAtomicLong` | `Counter` |
+//! | [`IdGenerator`] | numbers that are given out once | `CachedAtomicLong` | |
+//! | [`Queue`], [`PriorityQueue`], [`DelayQueue`] | items that one consumer takes | `DistributedQueue` and its kin | `LockingQueue` |
+//! | [`Partitioner`] | things divided among members | | `SetPartitioner` |
+//! | [`coordination`] | a master that assigns tasks to workers | | |
+//!
+//! Recipes use the znodes of Curator or, where asked, of kazoo ([`Layout`]), so that programs in other
+//! languages take part. The partitioner and [`coordination`] have znodes of their own.
+//!
+//! # Connections and sessions
+//!
+//! Losses of the connection are survived by everything for as long as the session lives: who waits
+//! keeps the place, who holds is [suspect](HoldState::Suspect) meanwhile, streams go on with what is
+//! current. When the session has expired, waits end with [`client::Error::SessionExpired`], guards are
+//! [lost](HoldState::Lost) by then, and streams yield the error and end. A new [`Client`] is needed
+//! then.
+//!
+//! # Cancellation
+//!
+//! Every future can be dropped at any time. Where it says *cancel safe*, nothing is left behind on the
+//! servers; where it says that dropping *gives up the wait only*, what was asked may still happen.
+//!
+//! # Nothing twice
+//!
+//! Writes that must not happen twice, such as adding to a [`Counter`] or putting into a [`Queue`], are
+//! sent together with a receipt, a znode of the session below `/quorate/receipts`. Where the ACL does
+//! not allow programs to create that, an operator should.
 //!
 //! The whole client is here as [`client`].
 

@@ -27,6 +27,9 @@ import org.apache.curator.framework.recipes.queue.QueueSerializer;
 import org.apache.curator.framework.recipes.shared.SharedCount;
 import org.apache.curator.framework.state.ConnectionState;
 import org.apache.curator.retry.RetryForever;
+import org.apache.curator.x.discovery.ServiceDiscovery;
+import org.apache.curator.x.discovery.ServiceDiscoveryBuilder;
+import org.apache.curator.x.discovery.ServiceInstance;
 
 /**
  * Takes part in recipes through Curator, as it is told on standard input: {@code CuratorRecipes
@@ -76,6 +79,7 @@ public final class CuratorRecipes {
         private LeaderLatch latch;
         private GroupMember member;
         private DistributedQueue<String> queue;
+        private ServiceDiscovery<String> discovery;
 
         Participant(CuratorFramework client, String path, String number) {
             this.client = client;
@@ -210,9 +214,45 @@ public final class CuratorRecipes {
                 case "untake":
                     queue.close();
                     return "stopped";
+                case "register":
+                    discovery().registerService(instance());
+                    return "registered";
+                case "unregister":
+                    discovery().unregisterService(instance());
+                    return "unregistered";
+                case "resolve":
+                    TreeSet<String> found = new TreeSet<>();
+                    for (ServiceInstance<String> one : discovery().queryForInstances("mail")) {
+                        found.add(
+                                one.getId() + "@" + one.getAddress() + ":" + one.getPort() + "="
+                                        + one.getPayload());
+                    }
+                    return "found " + String.join(",", found);
                 default:
                     throw new IllegalArgumentException(verb);
             }
+        }
+
+        private ServiceDiscovery<String> discovery() throws Exception {
+            if (discovery == null) {
+                discovery =
+                        ServiceDiscoveryBuilder.builder(String.class)
+                                .client(client)
+                                .basePath(path + "/services")
+                                .build();
+                discovery.start();
+            }
+            return discovery;
+        }
+
+        private ServiceInstance<String> instance() throws Exception {
+            return ServiceInstance.<String>builder()
+                    .name("mail")
+                    .id("foreigner-" + number)
+                    .address("10.0.0.9")
+                    .port(25)
+                    .payload("theirs")
+                    .build();
         }
 
         private QueueBuilder<String> builder(String name, QueueConsumer<String> consumer) {

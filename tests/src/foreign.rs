@@ -17,12 +17,16 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const JARS: &str = "/usr/share/java";
 
 /// What a program on Curator needs.
-const CURATOR: [&str; 8] = [
+const CURATOR: [&str; 12] = [
     "zookeeper",
     "zookeeper-jute",
     "curator-recipes",
     "curator-framework",
     "curator-client",
+    "curator-x-discovery",
+    "jackson-annotations",
+    "jackson-core",
+    "jackson-databind",
     "guava",
     "slf4j-api",
     "slf4j-nop",

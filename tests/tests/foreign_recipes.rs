@@ -10,8 +10,8 @@
 use std::time::Duration;
 
 use quorate_recipes::{
-    Barrier, Client, Counter, DoubleBarrier, Election, Encoding, Group, Layout, Lease, Lock,
-    PriorityQueue, Queue, RwLock, Semaphore, client,
+    Barrier, Client, Counter, DoubleBarrier, Election, Encoding, Group, Instance, Layout, Lease,
+    Lock, NameService, PriorityQueue, Queue, RwLock, Semaphore, client,
 };
 use quorate_tests::apache::Apache;
 use quorate_tests::foreign::{self, Curator, Foreigner, soon};
@@ -61,7 +61,10 @@ async fn share_recipes(
     test.queues().await;
     match layout {
         Layout::Kazoo => test.leases().await,
-        _ => test.revocation().await,
+        _ => {
+            test.revocation().await;
+            test.services().await;
+        }
     }
 }
 
@@ -352,5 +355,33 @@ impl Test {
         assert!(lock.revoke().await.unwrap());
         assert_eq!(self.foreigner.told().await, "revoked 2");
         assert_eq!(self.ask("unlock 2").await, "released 2");
+    }
+    async fn services(&mut self) {
+        let names = NameService::new(&self.client, at("services"));
+        let ours = Instance::new("mail")
+            .id("ours")
+            .address("10.0.0.7")
+            .port(2525);
+        let ours = names
+            .register(&ours.payload("here".to_owned()))
+            .await
+            .unwrap();
+        assert_eq!(
+            self.ask("resolve 1").await,
+            "found ours@10.0.0.7:2525=here 1"
+        );
+        assert_eq!(self.ask("register 1").await, "registered 1");
+        let found = names.resolve::<String>("mail").await.unwrap();
+        let theirs = found.iter().find(|one| one.id == "foreigner-1").unwrap();
+        assert_eq!(theirs.address.as_deref(), Some("10.0.0.9"));
+        assert_eq!(theirs.port, Some(25));
+        assert_eq!(theirs.payload.as_deref(), Some("theirs"));
+        ours.close().await.unwrap();
+        assert_eq!(
+            self.ask("resolve 1").await,
+            "found foreigner-1@10.0.0.9:25=theirs 1"
+        );
+        assert_eq!(self.ask("unregister 1").await, "unregistered 1");
+        assert!(names.resolve::<String>("mail").await.unwrap().is_empty());
     }
 }
