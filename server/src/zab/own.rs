@@ -232,16 +232,14 @@ impl Own {
     }
 
     /// Hands committed transactions to the tree.
-    pub(super) fn apply(&mut self, zxid: i64) -> Vec<Entry> {
-        let entries = self.history.apply(zxid);
+    pub(super) fn apply(&mut self, zxid: i64) {
+        let mut entries = self.history.apply(zxid);
+        if self.is(Mutant::ApplyReversed) {
+            entries.reverse();
+        }
         if !entries.is_empty() {
-            let mut entries = entries.clone();
-            if self.is(Mutant::ApplyReversed) {
-                entries.reverse();
-            }
             self.out.push(Output::Apply { entries });
         }
-        entries
     }
 
     pub(super) fn write_epoch(&mut self, file: EpochFile, epoch: u32) {

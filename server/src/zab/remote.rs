@@ -304,13 +304,16 @@ impl Remote {
     }
 
     /// Transactions have been committed: tells a learner that keeps up.
-    pub(super) fn committed(&mut self, own: &mut Own, terms: &Terms, entries: &[Entry]) {
+    pub(super) fn committed(&mut self, own: &mut Own, terms: &Terms) {
         if !self.flow.live {
             return;
         }
-        match self.observer {
-            true => self.send_entries(own, terms, entries.to_vec()),
-            false => self.tell(own, terms),
+        if self.observer {
+            // It is sent nothing else, so that it is behind whenever there is something new.
+            self.flow.live = false;
+            self.pump(own, terms);
+        } else {
+            self.tell(own, terms);
         }
     }
 

@@ -131,10 +131,10 @@ impl Leader {
             own.activated.push((zxid, leader));
             next = (!stays).then_some(leader);
         }
-        let entries = own.apply(zxid);
+        own.apply(zxid);
         let terms = self.terms(own);
         for remote in self.learners.values_mut() {
-            remote.committed(own, &terms, &entries);
+            remote.committed(own, &terms);
         }
         self.syncs.retain(|(waits_for, link)| {
             let waits = *waits_for > zxid;

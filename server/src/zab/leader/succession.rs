@@ -67,6 +67,10 @@ impl Leader {
         let Some(handing) = self.handing else {
             return Ok(());
         };
+        let understands = |r: &Remote| r.stage == Stage::Joined && r.features.extended();
+        if !self.has_quorum(own, understands) {
+            return Over::because("too few would understand who is to take over");
+        }
         if !self.learners.values().any(|r| can_lead(own, handing.to, r))
             && handing.to != Some(own.id())
         {
@@ -82,7 +86,7 @@ impl Leader {
         let ready = self
             .learners
             .values()
-            .filter(|r| can_lead(own, handing.to, r) && r.acked >= last);
+            .filter(|r| can_lead(own, handing.to, r) && r.acked >= last && r.has_all(last));
         match ready.map(|remote| remote.sid).max() {
             Some(to) => self.pass_on(own, to),
             None => Ok(()),
