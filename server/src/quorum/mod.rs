@@ -205,7 +205,7 @@ impl Quorum {
     pub(crate) fn standing(&self) -> Standing {
         let core = self.core.lock();
         Standing {
-            leads: core.peer.is_active_leader(),
+            leads: core.peer.is_active_leader() && self.service.mode() == Mode::Leading,
             epoch: core.peer.epoch(),
             serves: self.service.is_serving(),
         }

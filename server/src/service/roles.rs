@@ -53,6 +53,8 @@ pub(super) struct MemberApplier {
     applier: Applier,
     gate: Gate,
     leading: bool,
+    /// Has a role begun since the last one ended? Else nothing has left the server.
+    has_role: bool,
     /// What was taken from the queue, and is dealt with.
     works: Vec<(Batch, Option<i64>)>,
 }
@@ -64,6 +66,7 @@ impl MemberApplier {
             service,
             gate: Gate::default(),
             leading: false,
+            has_role: false,
             works: Vec::new(),
         }
     }
@@ -213,6 +216,7 @@ impl MemberApplier {
             return;
         };
         self.leading = true;
+        self.has_role = true;
         let sessions = tree.get().sessions();
         let sessions = sessions.map(|(id, timeout)| (id, timeout.max(0).cast_unsigned()));
         service.sessions.lock().take_over(sessions, service.now());
@@ -240,6 +244,7 @@ impl MemberApplier {
         if queue.begin(term, Role::Following(upstream)).is_none() {
             return;
         }
+        self.has_role = true;
         let connections = &service.connections;
         let here = |session| connections.has_session(session);
         service.sessions.lock().hand_over(here);
@@ -260,6 +265,9 @@ impl MemberApplier {
     fn pause(&mut self, handed_over: bool) {
         self.leading = false;
         self.look();
+        if !std::mem::take(&mut self.has_role) {
+            return;
+        }
         let applier = &mut self.applier;
         let unknown = |waiting: &Waiting| match &waiting.answer {
             Answer::Write { request, .. } => !handed_over || request.is_none(),
