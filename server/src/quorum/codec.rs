@@ -73,14 +73,8 @@ pub(super) fn encode(packet: &Packet, out: &mut Vec<u8>) {
         Packet::Inform(entry) => encode_parts(kind::INFORM, entry.zxid, Some(&entry.bytes), out),
         Packet::Commit { zxid } => encode_parts(kind::COMMIT, *zxid, None, out),
         Packet::Ack { zxid } => encode_parts(kind::ACK, *zxid, None, out),
-        Packet::Ping { zxid, sessions } => {
-            encode_parts(
-                kind::PING,
-                *zxid,
-                Some(&sessions[..]).filter(|s| !s.is_empty()),
-                out,
-            );
-        }
+        // A leader of Apache's gives up a learner whose ping has null for no sessions.
+        Packet::Ping { zxid, sessions } => encode_parts(kind::PING, *zxid, Some(sessions), out),
         Packet::Request(request) => encode_request(request, out),
         Packet::Revalidate(data) => encode_parts(kind::REVALIDATE, -1, Some(data), out),
         Packet::Sync => encode_parts(kind::SYNC, 0, None, out),
@@ -427,7 +421,7 @@ mod tests {
                     zxid: zxid_of(2, 0),
                     sessions: Bytes::new(),
                 },
-                "00000005 0000000200000000 ffffffff ffffffff",
+                "00000005 0000000200000000 00000000 ffffffff",
             ),
             (
                 Packet::Ping {
