@@ -5,6 +5,8 @@
 //! has gone out, from memory, else from the log on disk, else as a whole tree, so that it takes no
 //! memory however far behind it is.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use super::own::Own;
@@ -38,6 +40,8 @@ pub(super) struct Remote {
     pub(super) sent: i64,
     /// The last transaction of which it was told that it is committed.
     told: i64,
+    /// The syncs that it waits for: each is answered when it has been told of this transaction.
+    syncs: VecDeque<i64>,
     /// The transaction whose acknowledgement is awaited, and since when.
     tracked: Option<(i64, Millis)>,
     flow: Flow,
@@ -102,6 +106,7 @@ impl Remote {
             acked: 0,
             sent: 0,
             told: 0,
+            syncs: VecDeque::new(),
             tracked: None,
             flow: Flow::default(),
         }
@@ -280,15 +285,15 @@ impl Remote {
             self.count(entry.bytes.len());
             self.sent = zxid;
             if self.observer && self.stage > Stage::Syncing {
-                self.told = zxid;
                 own.send_inform(self.link, entry);
+                self.has_told(own, zxid);
                 continue;
             }
             own.send(self.link, Packet::Proposal(entry));
             self.track(own.now);
             if !self.features.extended() && zxid <= terms.committed {
-                self.told = zxid;
                 own.send_commit(self.link, zxid);
+                self.has_told(own, zxid);
             }
         }
         self.tell(own, terms);
@@ -330,14 +335,31 @@ impl Remote {
             for version in crossed.into_iter().chain([zxid]) {
                 own.send_commit(self.link, version);
             }
+            self.has_told(own, zxid);
         } else {
             // Older epochs were told of one by one as they were sent.
             let from = self.told.max(zxid_of(epoch_of(zxid), 0));
             for zxid in from + 1..=zxid {
                 own.send_commit(self.link, zxid);
+                self.has_told(own, zxid);
             }
         }
+    }
+
+    /// Takes note of what it was told of, and answers the syncs that waited for just that: servers of
+    /// Apache's get stuck where such an answer comes out of the order of the commits.
+    fn has_told(&mut self, own: &mut Own, zxid: i64) {
         self.told = zxid;
+        while self.syncs.front().is_some_and(|behind| *behind <= zxid) {
+            self.syncs.pop_front();
+            own.send(self.link, Packet::Sync);
+        }
+    }
+
+    /// Answers a sync once the learner has been told of everything up to `behind`.
+    pub(super) fn sync(&mut self, own: &mut Own, behind: i64) {
+        self.syncs.push_back(behind);
+        self.has_told(own, self.told);
     }
 
     /// The learner has made everything up to `zxid` durable.

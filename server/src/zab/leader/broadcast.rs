@@ -6,7 +6,7 @@ use super::{Leader, Resignation};
 use crate::zab::history::follows;
 use crate::zab::own::{Over, Own, Turn};
 use crate::zab::remote::{Remote, Stage};
-use crate::zab::{Entry, Link, Mutant, Output, Packet, Sid, counter_of, epoch_of, zxid_of};
+use crate::zab::{Entry, Link, Mutant, Output, Sid, counter_of, epoch_of, zxid_of};
 
 impl Leader {
     /// Numbered transactions: they are sent out and logged.
@@ -136,13 +136,6 @@ impl Leader {
         for remote in self.learners.values_mut() {
             remote.committed(own, &terms);
         }
-        self.syncs.retain(|(waits_for, link)| {
-            let waits = *waits_for > zxid;
-            if !waits {
-                own.send(*link, Packet::Sync);
-            }
-            waits
-        });
         match next {
             None => Ok(()),
             next => Err(Over {
@@ -167,17 +160,13 @@ impl Leader {
 
     /// A learner wants to hear when everything proposed so far is committed.
     pub(in crate::zab) fn sync(&mut self, own: &mut Own, link: Link) {
-        if self
-            .learners
-            .get(&link)
-            .is_none_or(|remote| remote.stage != Stage::Joined)
-        {
-            return;
-        }
-        let last = own.history.last();
-        match last <= own.history.applied() || own.is(Mutant::SyncEarly) {
-            true => own.send(link, Packet::Sync),
-            false => self.syncs.push((last, link)),
+        let last = match own.is(Mutant::SyncEarly) {
+            true => 0,
+            false => own.history.last(),
+        };
+        let learner = self.learners.get_mut(&link);
+        if let Some(remote) = learner.filter(|remote| remote.stage == Stage::Joined) {
+            remote.sync(own, last);
         }
     }
 }

@@ -28,8 +28,6 @@ pub(super) struct Leader {
     beat_at: Millis,
     /// Beats since a quorum followed.
     lonely_beats: u32,
-    /// Learners that want to hear when a transaction is committed.
-    syncs: Vec<(i64, Link)>,
     /// Why, and since when, it wants to lead no longer.
     resigned: Option<(Resignation, Millis)>,
     handing: Option<Handing>,
@@ -70,7 +68,6 @@ impl Leader {
             until: own.now + limit,
             beat_at: own.now + own.settings.tick / 2,
             lonely_beats: 0,
-            syncs: Vec::new(),
             resigned: None,
             handing: None,
             round,
@@ -205,7 +202,6 @@ impl Leader {
         if gone.is_some_and(|remote| remote.stage == Stage::Joined) {
             own.out.push(Output::LearnerLeft { link });
         }
-        self.syncs.retain(|(_, waiting)| *waiting != link);
     }
 
     fn drop_learner(&mut self, own: &mut Own, link: Link, reason: &'static str) {

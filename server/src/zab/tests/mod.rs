@@ -51,6 +51,31 @@ fn sync(ours: Vec<Entry>, base: Vec<Entry>, theirs: Vec<Entry>) -> Packet {
     first.unwrap()
 }
 
+/// Apache's learners have a queue of what they forwarded, and are stuck when its order is not kept.
+#[test]
+fn a_sync_is_answered_before_what_is_proposed_behind_it() {
+    let mut cluster = Cluster::new(2, 0);
+    cluster.plain.insert(1);
+    cluster.start(1, (0, 0), Vec::new());
+    cluster.start(2, (0, 0), Vec::new());
+    cluster.run();
+    let (_, link) = *cluster.links.keys().find(|(sid, _)| *sid == 2).unwrap();
+    cluster.nodes.get_mut(&2).unwrap().slow_disk = true;
+    cluster.propose(1);
+    cluster.queue.push_back((2, Input::Sync { link }));
+    cluster.propose(1);
+    cluster.seen.clear();
+    // One sync of the disk for both.
+    cluster.nodes.get_mut(&2).unwrap().held.remove(0);
+    cluster.release(2);
+    let answers = cluster.seen.iter().filter(|(sid, _)| *sid == 1);
+    let answers: Vec<_> = answers.map(|(_, packet)| packet.clone()).collect();
+    let commit = |counter| Packet::Commit {
+        zxid: zxid_of(1, counter),
+    };
+    assert_eq!(answers, [commit(1), Packet::Sync, commit(2)]);
+}
+
 #[test]
 fn a_learner_is_sent_what_it_lacks() {
     let ours = || [entries(1, 1..=5), entries(3, 1..=4)].concat();
