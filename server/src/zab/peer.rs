@@ -224,10 +224,11 @@ impl Peer {
             Input::Notified { from, notification } => {
                 let (now, out) = (self.own.now, &mut self.own.out);
                 let decision = self.election.receive(now, from, &notification, out);
-                if let State::Leading(leader) = &self.state
+                if let State::Leading(leader) = &mut self.state
                     && notification.state == Role::Looking
                 {
                     leader.searched(&self.own, from, notification.round)?;
+                    leader.doubt(&self.own, self.election.is_deserted());
                 }
                 self.decided(decision)
             }
@@ -445,6 +446,10 @@ impl Peer {
         self.began = Some(self.own.now);
         if leader != self.own.id() {
             self.state = State::Learning(Box::new(Learner::new(&mut self.own, leader)));
+            // Whoever has decided for this member does well to decide again.
+            for link in std::mem::take(&mut self.early).into_keys() {
+                self.own.close(link, "this server follows another");
+            }
             return Ok(());
         }
         let leader = Box::new(Leader::new(&mut self.own, round));

@@ -69,6 +69,8 @@ pub struct Election {
     role: Role,
     /// Who was elected in the last search, and how.
     elected: Ballot,
+    /// Voters that have voted for another since the member was elected.
+    deserters: BTreeSet<Sid>,
     search: Option<Search>,
 }
 
@@ -123,6 +125,7 @@ impl Election {
             clock: 0,
             role: Role::Looking,
             elected: Ballot::NONE,
+            deserters: BTreeSet::new(),
             search: None,
         };
         election.set_membership(committed, proposed);
@@ -167,6 +170,13 @@ impl Election {
     /// Leads or follows in this epoch: all who report so agree, whatever they were elected with.
     pub fn settled(&mut self, epoch: u32) {
         self.elected.epoch = i64::from(epoch);
+    }
+
+    /// Have so many voters gone to another since the member was elected that no quorum is left to
+    /// follow it? They may still come back.
+    pub fn is_deserted(&self) -> bool {
+        let loyal = |sid| !self.deserters.contains(&sid);
+        self.role == Role::Leading && !self.is_quorum(loyal)
     }
 
     /// Takes in whether a server can be reached, which is believed for as long as a search waits
@@ -232,6 +242,12 @@ impl Election {
         }
         if self.role != Role::Looking && notification.state == Role::Looking {
             out.push(self.notify(from, self.elected));
+        }
+        if notification.round >= self.elected.round {
+            match notification.leader == self.id {
+                true => self.deserters.remove(&from),
+                false => self.deserters.insert(from),
+            };
         }
         None
     }
@@ -455,6 +471,7 @@ impl Election {
         };
         self.clock = self.clock.max(ballot.round);
         self.elected = ballot;
+        self.deserters.clear();
         for asker in search.iter().flat_map(|search| search.askers.keys()) {
             self.answer_stranger(*asker, out);
         }

@@ -6,7 +6,7 @@ use super::{Leader, Phase, Resignation};
 use crate::storage::epoch::EpochFile;
 use crate::zab::own::{Over, Own, Turn};
 use crate::zab::remote::Stage;
-use crate::zab::{Features, Link, Mutant, Output, Packet, Sid, zxid_of};
+use crate::zab::{Features, Link, Millis, Mutant, Output, Packet, Sid, zxid_of};
 
 /// The newest epoch that may begin: an `int` in the files of Apache ZooKeeper.
 const LAST_EPOCH: u32 = i32::MAX.cast_unsigned();
@@ -73,6 +73,21 @@ impl Leader {
             next: Some(own.id()),
             handed_over: false,
         })
+    }
+
+    /// Takes in whether those who have elected it seem to have gone to another. Votes that are
+    /// under way may say so of some who come all the same.
+    pub(in crate::zab) fn doubt(&mut self, own: &Own, deserted: bool) {
+        let patience = own.settings.finalize_wait;
+        self.doubts_until = match (deserted, self.doubts_until) {
+            (false, _) => None,
+            (true, until) => until.or(Some(own.now + patience)),
+        };
+    }
+
+    /// When it gives up because nobody seems to come any more.
+    pub(super) fn doubts(&self) -> Option<Millis> {
+        self.doubts_until.filter(|_| self.phase == Phase::Gathering)
     }
 
     /// A voter searches in a later round: whoever has elected this leader does not come any more.

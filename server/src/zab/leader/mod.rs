@@ -33,6 +33,8 @@ pub(super) struct Leader {
     handing: Option<Handing>,
     /// The round of the election that it has won, if there was one.
     round: Option<i64>,
+    /// When it gives up, unless a quorum comes that seems to have gone to another.
+    doubts_until: Option<Millis>,
 }
 
 /// How far the epoch has come.
@@ -71,6 +73,7 @@ impl Leader {
             resigned: None,
             handing: None,
             round,
+            doubts_until: None,
         };
         own.activated.clear();
         leader.gather(own);
@@ -101,7 +104,8 @@ impl Leader {
             true => self.handing.map(|handing| handing.until),
             false => Some(self.until),
         };
-        let waits = [Some(self.beat_at), self.disk_deadline(own), phase];
+        let (beat, disk) = (Some(self.beat_at), self.disk_deadline(own));
+        let waits = [beat, disk, phase, self.doubts()];
         waits.into_iter().flatten().min()
     }
 
@@ -119,6 +123,9 @@ impl Leader {
     pub(super) fn wake(&mut self, own: &mut Own) -> Turn {
         if !self.is_active() && own.now >= self.until {
             return Over::because("no quorum has joined in time");
+        }
+        if self.doubts().is_some_and(|until| own.now >= until) {
+            return Over::because("those who have elected it follow another");
         }
         if self.handing.is_some_and(|handing| own.now >= handing.until) {
             return Over::because("no follower was ready to take over in time");

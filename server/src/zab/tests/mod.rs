@@ -9,6 +9,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use self::cluster::*;
+use super::election::Notification;
 use super::*;
 
 #[test]
@@ -279,6 +280,57 @@ fn a_leader_without_a_quorum_gives_up() {
     }
     cluster.advance(5000);
     assert_eq!(cluster.nodes[&leader].peer.role(), Role::Looking);
+}
+
+#[test]
+fn a_leader_whose_voters_have_gone_to_another_gives_up_soon() {
+    let mut cluster = Cluster::new(3, 0);
+    cluster.start(2, (0, 0), Vec::new());
+    cluster.run();
+    let vote = |from, leader| Input::Notified {
+        from,
+        notification: Notification {
+            state: Role::Looking,
+            leader,
+            zxid: 0,
+            round: 1,
+            epoch: 0,
+            format: 2,
+            config: Bytes::new(),
+        },
+    };
+    let role = |cluster: &Cluster| cluster.nodes[&2].peer.role();
+    for votes in [[(1, 2), (3, 3)], [(1, 3), (1, 2)]] {
+        for (from, leader) in votes {
+            cluster.step(2, vote(from, leader));
+        }
+        cluster.advance(300);
+        assert_eq!(role(&cluster), Role::Leading, "server 1 may come");
+    }
+    cluster.step(2, vote(1, 3));
+    assert_eq!(role(&cluster), Role::Leading, "it may come all the same");
+    cluster.advance(199);
+    assert_eq!(role(&cluster), Role::Leading);
+    cluster.advance(1);
+    assert_eq!(role(&cluster), Role::Looking);
+}
+
+#[test]
+fn a_learner_that_has_decided_for_a_follower_is_sent_away() {
+    let mut cluster = Cluster::new(3, 0);
+    cluster.start(2, (0, 0), Vec::new());
+    cluster.run();
+    let link = Link(u64::MAX);
+    cluster.connect(1, link, 2);
+    cluster.run();
+    assert!(
+        cluster.links.contains_key(&(1, link)),
+        "it may come to lead"
+    );
+    cluster.start(3, (0, 0), Vec::new());
+    cluster.advance(300);
+    assert_eq!(cluster.leader(), 3);
+    assert!(!cluster.links.contains_key(&(1, link)));
 }
 
 #[test]
