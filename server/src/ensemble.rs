@@ -189,13 +189,14 @@ impl Ensemble {
         Ok(())
     }
 
-    /// Lets the leader hand over to a server that follows it; `None` lets it choose. Answers who
-    /// leads then.
+    /// Lets the leader hand over to a server that follows it, once all that run do; `None` lets it
+    /// choose. Answers who leads then.
     ///
     /// # Errors
     /// If there is no leader within 30 seconds.
     pub async fn hand_over(&self, to: Option<i64>) -> Result<i64, ServerError> {
-        let before = self.leader().await?;
+        // Whoever has not joined it yet could not take over.
+        let before = self.settled().await?;
         if let Some(server) = self.server(before) {
             server.hand_over(to);
         }

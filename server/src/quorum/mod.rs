@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 pub use self::election::probe;
 pub(crate) use self::faults::Faults;
@@ -50,7 +50,9 @@ use crate::zab::{
 
 /// A leader whose log takes longer to write steps down.
 const DISK_LIMIT: Duration = Duration::from_secs(1);
-/// How long a server that stops waits for its successor.
+/// Between two looks at who follows.
+const LOOK: Duration = Duration::from_millis(5);
+/// How long a server that stops waits for a successor.
 const SUCCESSION: Duration = Duration::from_secs(1);
 /// How long a search waits for a better vote.
 const FINALIZE_WAIT: Duration = Duration::from_millis(200);
@@ -225,6 +227,12 @@ impl Quorum {
         if *mode.borrow_and_update() != Mode::Leading {
             return;
         }
+        let has_heirs = async {
+            while self.leads() && self.core.lock().peer.synced().len() < 2 {
+                sleep(LOOK).await;
+            }
+        };
+        let _ = timeout(SUCCESSION, has_heirs).await;
         self.hand_over(None);
         // The service outlives this.
         while self.leads() && mode.changed().await.is_ok() {}
