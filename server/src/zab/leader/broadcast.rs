@@ -1,8 +1,8 @@
 //! How transactions are agreed on, once the leader is active (spec: quorum protocol, sections 6 and
 //! 9).
 
-use super::succession::LAST_COUNTER;
-use super::{Leader, Resignation};
+use super::Leader;
+use super::succession::{LAST_COUNTER, Resignation};
 use crate::zab::history::follows;
 use crate::zab::own::{Over, Own, Turn};
 use crate::zab::remote::{Remote, Stage};

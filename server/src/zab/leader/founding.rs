@@ -1,8 +1,8 @@
 //! How an epoch begins: a quorum promises it, none of which has a newer history, and then has the
 //! leader's (spec: quorum protocol, sections 3 and 5).
 
-use super::succession::OUTDATED;
-use super::{Leader, Phase, Resignation};
+use super::succession::{OUTDATED, Resignation};
+use super::{Leader, Phase};
 use crate::storage::epoch::EpochFile;
 use crate::zab::own::{Over, Own, Turn};
 use crate::zab::remote::Stage;
@@ -241,7 +241,7 @@ impl Leader {
         if !stays {
             self.admit(own);
             let next = self.successor(own, self.initial);
-            return self.pass_on(own, next);
+            return self.pass_on(own, next, "the members have changed");
         }
         own.out.push(Output::Lead { epoch: self.epoch });
         self.admit(own);

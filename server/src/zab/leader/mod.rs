@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use self::succession::{Handing, Resignation, SLOW_DISK};
+use self::succession::Handing;
 use super::own::{Over, Own, Turn};
 use super::remote::{Remote, Stage, Terms};
 use super::{Link, LogRead, Millis, Mutant, Output, Packet, Sid};
@@ -28,8 +28,8 @@ pub(super) struct Leader {
     beat_at: Millis,
     /// Beats since a quorum followed.
     lonely_beats: u32,
-    /// Why, and since when, it wants to lead no longer.
-    resigned: Option<(Resignation, Millis)>,
+    /// Has it asked for the last proposal, to begin a new epoch?
+    resigned: bool,
     handing: Option<Handing>,
     /// The round of the election that it has won, if there was one.
     round: Option<i64>,
@@ -70,7 +70,7 @@ impl Leader {
             until: own.now + limit,
             beat_at: own.now + own.settings.tick / 2,
             lonely_beats: 0,
-            resigned: None,
+            resigned: false,
             handing: None,
             round,
             doubts_until: None,
@@ -109,15 +109,11 @@ impl Leader {
         waits.into_iter().flatten().min()
     }
 
-    /// Until when the disk is to get on, or once the leader has resigned, the resignation is to be
-    /// taken notice of.
+    /// Until when the disk is to get on.
     fn disk_deadline(&self, own: &Own) -> Option<Millis> {
-        let since = match self.resigned {
-            Some((Resignation::Disk, since)) => Some(since),
-            _ => own.history.waiting_since(),
-        };
-        let waits = since.filter(|_| self.handing.is_none());
-        Some(waits? + own.settings.disk_limit)
+        let since = own.history.waiting_since();
+        let since = since.filter(|_| self.is_active() && self.handing.is_none());
+        Some(since? + own.settings.disk_limit)
     }
 
     pub(super) fn wake(&mut self, own: &mut Own) -> Turn {
@@ -132,10 +128,7 @@ impl Leader {
         }
         let late = |deadline| own.now >= deadline;
         if self.disk_deadline(own).is_some_and(late) {
-            match self.resigned {
-                None if self.is_active() => self.resign(own, Resignation::Disk),
-                _ => return Over::because(SLOW_DISK),
-            }
+            self.abdicate(own)?;
         }
         if own.now >= self.beat_at {
             self.beat_at = own.now + (own.settings.tick / 2).max(1);

@@ -8,19 +8,15 @@ use crate::zab::{Millis, Output, Packet, Sid};
 /// The number of a transaction from which on the next epoch is to begin soon.
 pub(super) const LAST_COUNTER: u32 = 0xffff_0000;
 /// For the log.
-pub(super) const SLOW_DISK: &str = "the disk takes too long";
-/// For the log.
 pub(super) const OUTDATED: &str = "a voter has promised a newer epoch";
 
-/// Why a leader wants to lead no longer.
+/// Why a leader wants a new epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Resignation {
     /// The epoch has few numbers left; the same leader can go on in the next.
     Exhausted,
     /// A voter has promised a newer epoch, and can take part only in one that is newer still.
     Outdated,
-    /// Its disk takes too long.
-    Disk,
 }
 
 /// The leader hands over, and proposes nothing more.
@@ -28,19 +24,20 @@ pub(super) enum Resignation {
 pub(super) struct Handing {
     pub(super) to: Option<Sid>,
     pub(super) until: Millis,
+    /// For the log.
+    reason: &'static str,
 }
 
 impl Leader {
     /// Asks for the last transactions, to lead no longer once they are committed.
     pub(super) fn resign(&mut self, own: &mut Own, why: Resignation) {
-        if self.resigned.is_some() || self.handing.is_some() {
+        if self.resigned || self.handing.is_some() {
             return;
         }
-        self.resigned = Some((why, own.now));
+        self.resigned = true;
         let reason = match why {
             Resignation::Exhausted => "the epoch has few numbers left",
             Resignation::Outdated => OUTDATED,
-            Resignation::Disk => SLOW_DISK,
         };
         own.out.push(Output::Resign { reason });
     }
@@ -50,15 +47,26 @@ impl Leader {
         if !self.is_active() {
             return Over::because("it was asked to lead no longer");
         }
-        let (to, limit) = match self.resigned {
-            Some((Resignation::Exhausted | Resignation::Outdated, _)) => {
-                (to.or(Some(own.id())), own.settings.sync_limit)
-            }
-            Some((Resignation::Disk, _)) => (to, own.settings.disk_limit),
-            None => (to, own.settings.sync_limit),
-        };
-        let until = own.now + limit;
-        self.handing.get_or_insert(Handing { to, until });
+        // One that only wants a new epoch can go on itself.
+        let to = to.or_else(|| self.resigned.then_some(own.id()));
+        let until = own.now + own.settings.sync_limit;
+        self.handing.get_or_insert(Handing {
+            to,
+            until,
+            reason: "it hands over",
+        });
+        self.try_hand_over(own)
+    }
+
+    /// Lets another lead because the disk takes too long. Whoever proposes may be waiting for the
+    /// same disk, and is not waited for: what he proposes from here on is not proposed.
+    pub(super) fn abdicate(&mut self, own: &mut Own) -> Turn {
+        let until = own.now + own.settings.disk_limit;
+        self.handing = Some(Handing {
+            to: None,
+            until,
+            reason: "it hands over, because its disk takes too long",
+        });
         self.try_hand_over(own)
     }
 
@@ -81,21 +89,21 @@ impl Leader {
             return Ok(());
         }
         if handing.to == Some(own.id()) {
-            return self.pass_on(own, own.id());
+            return self.pass_on(own, own.id(), handing.reason);
         }
         let ready = self
             .learners
             .values()
             .filter(|r| can_lead(own, handing.to, r) && r.acked >= last && r.has_all(last));
         match ready.map(|remote| remote.sid).max() {
-            Some(to) => self.pass_on(own, to),
+            Some(to) => self.pass_on(own, to, handing.reason),
             None => Ok(()),
         }
     }
 
     /// Ends the role, and names the next leader to all who understand it and have heard of
     /// everything: to them it is a promise that nothing more of what they have asked for is done.
-    pub(super) fn pass_on(&mut self, own: &mut Own, to: Sid) -> Turn {
+    pub(super) fn pass_on(&mut self, own: &mut Own, to: Sid, reason: &'static str) -> Turn {
         for (link, remote) in &self.learners {
             let has_all = remote.has_all(own.history.last());
             if has_all && remote.stage == Stage::Joined && remote.features.extended() {
@@ -103,7 +111,7 @@ impl Leader {
             }
         }
         Err(Over {
-            reason: "it hands over",
+            reason,
             next: Some(to),
             handed_over: true,
         })

@@ -262,9 +262,11 @@ fn a_leader_whose_disk_hangs_gives_up() {
     let leader = cluster.leader();
     cluster.nodes.get_mut(&leader).unwrap().slow_disk = true;
     cluster.propose(3);
-    cluster.advance(1500);
+    let votes = cluster.votes;
+    cluster.advance(1100);
     assert_eq!(cluster.nodes[&leader].peer.role(), Role::Looking);
     assert_ne!(cluster.leader(), leader);
+    assert_eq!(cluster.votes, votes, "nobody had to search");
     cluster.release(leader);
     cluster.advance(300);
     cluster.assert_same();
