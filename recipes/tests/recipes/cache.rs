@@ -91,6 +91,7 @@ async fn what_happens_while_the_connection_is_away_is_not_missed() {
         server.client(LONG).await,
     );
     make(&other, &["/a", "/a/same", "/a/set", "/a/gone", "/a/back"]).await;
+    client.sync("/").await.unwrap();
     let cache = Cache::new(&client, "/a");
     let mut events = cache.events();
     while next(&mut events).await.0 != "initialized" {}
@@ -129,6 +130,7 @@ async fn the_copy_is_right_in_the_end() {
         server.client(LONG).await,
     );
     make(&other, &["/a"]).await;
+    client.sync("/").await.unwrap();
     let cache = Cache::new(&client, "/a");
     let mut events = cache.events();
     let follower = beside(async move {
@@ -202,6 +204,7 @@ async fn a_change_costs_one_event_and_one_read() {
         server.client(LONG).await,
     );
     make(&other, &["/a", "/a/b"]).await;
+    client.sync("/").await.unwrap();
     let cache = Cache::new(&client, "/a");
     let mut events = cache.events();
     while next(&mut events).await.0 != "initialized" {}

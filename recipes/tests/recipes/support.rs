@@ -3,13 +3,14 @@
 use std::future::{Future, poll_fn};
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 use quorate_proto::OpCode;
 use quorate_recipes::{Client, Lock, client};
-use quorate_server::Server;
+use quorate_server::{Ensemble, Server};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -25,12 +26,15 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 /// Where the tests lock.
 pub(crate) const PATH: &str = "/locks/test";
 
-/// A server that can be stopped and started again where it was.
+/// A server that can be stopped and started again where it was; with `QUORATE_RECIPES_SERVERS` set,
+/// an ensemble of so many, to whose members clients connect in turn.
 pub(crate) struct Standalone {
     home: TempDir,
     tick: Duration,
     port: u16,
     server: Option<Server>,
+    ensemble: Option<Ensemble>,
+    turn: AtomicUsize,
 }
 
 impl Standalone {
@@ -42,12 +46,26 @@ impl Standalone {
             tick,
             port: 0,
             server: None,
+            ensemble: None,
+            turn: AtomicUsize::new(0),
         };
-        standalone.restart().await;
+        if let Ok(servers) = std::env::var("QUORATE_RECIPES_SERVERS") {
+            let ensemble = Ensemble::builder().voters(servers.parse().unwrap());
+            standalone.ensemble = Some(ensemble.tick_time(tick).start().await.unwrap());
+        } else {
+            standalone.restart().await;
+        }
         standalone
     }
 
+    /// Restarts the server, or kills the leader of the ensemble and starts it again.
     pub(crate) async fn restart(&mut self) {
+        if let Some(ensemble) = &mut self.ensemble {
+            let leader = ensemble.leader().await.unwrap();
+            ensemble.kill(leader).await;
+            ensemble.restart(leader).await.unwrap();
+            return;
+        }
         if let Some(server) = self.server.take() {
             server.shutdown().await.unwrap();
         }
@@ -63,7 +81,14 @@ impl Standalone {
     }
 
     pub(crate) fn address(&self) -> std::net::SocketAddr {
-        self.server.as_ref().unwrap().client_addr().unwrap()
+        match &self.ensemble {
+            None => self.server.as_ref().unwrap().client_addr().unwrap(),
+            Some(ensemble) => {
+                let ids = ensemble.ids();
+                let turn = self.turn.fetch_add(1, Ordering::Relaxed) % ids.len();
+                ensemble.client_addr(ids[turn]).unwrap()
+            }
+        }
     }
 
     /// A client with the given session timeout.
