@@ -227,8 +227,8 @@ impl Peer {
                 if let State::Leading(leader) = &mut self.state
                     && notification.state == Role::Looking
                 {
-                    leader.searched(&self.own, from, notification.round)?;
-                    leader.doubt(&self.own, self.election.is_deserted());
+                    let deserted = self.election.is_deserted();
+                    leader.doubt(&self.own, from, notification.round, deserted);
                 }
                 self.decided(decision)
             }

@@ -75,28 +75,20 @@ impl Leader {
         })
     }
 
-    /// Takes in whether those who have elected it seem to have gone to another. Votes that are
-    /// under way may say so of some who come all the same.
-    pub(in crate::zab) fn doubt(&mut self, own: &Own, deserted: bool) {
+    /// Takes in that `from` searches in this round, and whether so many have gone to another that
+    /// no quorum is left. Votes that are under way may say so of some who come all the same.
+    pub(in crate::zab) fn doubt(&mut self, own: &Own, from: Sid, round: i64, deserted: bool) {
+        let later = self.round.is_some_and(|own_round| own_round < round);
         let patience = own.settings.finalize_wait;
-        self.doubts_until = match (deserted, self.doubts_until) {
-            (false, _) => None,
-            (true, until) => until.or(Some(own.now + patience)),
+        self.doubts_until = match deserted || later && own.is_voter(from) {
+            true => self.doubts_until.or(Some(own.now + patience)),
+            false => None,
         };
     }
 
     /// When it gives up because nobody seems to come any more.
     pub(super) fn doubts(&self) -> Option<Millis> {
         self.doubts_until.filter(|_| self.phase == Phase::Gathering)
-    }
-
-    /// A voter searches in a later round: whoever has elected this leader does not come any more.
-    pub(in crate::zab) fn searched(&self, own: &Own, from: Sid, round: i64) -> Turn {
-        let later = self.round.is_some_and(|own_round| own_round < round);
-        match later && self.phase == Phase::Gathering && own.is_voter(from) {
-            true => Over::because("another election has begun before a quorum came"),
-            false => Ok(()),
-        }
     }
 
     /// Begins an epoch newer than all that a quorum knows of.

@@ -121,7 +121,7 @@ impl Leader {
             return Over::because("no quorum has joined in time");
         }
         if self.doubts().is_some_and(|until| own.now >= until) {
-            return Over::because("those who have elected it follow another");
+            return Over::because("those who have elected it do not come any more");
         }
         if self.handing.is_some_and(|handing| own.now >= handing.until) {
             return Over::because("no follower was ready to take over in time");

@@ -289,18 +289,19 @@ fn a_leader_whose_voters_have_gone_to_another_gives_up_soon() {
     let mut cluster = Cluster::new(3, 0);
     cluster.start(2, (0, 0), Vec::new());
     cluster.run();
-    let vote = |from, leader| Input::Notified {
+    let vote_in = |round, from, leader| Input::Notified {
         from,
         notification: Notification {
             state: Role::Looking,
             leader,
             zxid: 0,
-            round: 1,
+            round,
             epoch: 0,
             format: 2,
             config: Bytes::new(),
         },
     };
+    let vote = |from, leader| vote_in(1, from, leader);
     let role = |cluster: &Cluster| cluster.nodes[&2].peer.role();
     for votes in [[(1, 2), (3, 3)], [(1, 3), (1, 2)]] {
         for (from, leader) in votes {
@@ -309,12 +310,18 @@ fn a_leader_whose_voters_have_gone_to_another_gives_up_soon() {
         cluster.advance(300);
         assert_eq!(role(&cluster), Role::Leading, "server 1 may come");
     }
-    cluster.step(2, vote(1, 3));
-    assert_eq!(role(&cluster), Role::Leading, "it may come all the same");
-    cluster.advance(199);
-    assert_eq!(role(&cluster), Role::Leading);
-    cluster.advance(1);
-    assert_eq!(role(&cluster), Role::Looking);
+    for doubtful in [vote(1, 3), vote_in(2, 1, 1)] {
+        cluster.step(2, vote(1, 2));
+        cluster.step(2, doubtful);
+        assert_eq!(role(&cluster), Role::Leading, "it may come all the same");
+        cluster.advance(199);
+        assert_eq!(role(&cluster), Role::Leading);
+        cluster.advance(1);
+        assert_eq!(role(&cluster), Role::Looking);
+        cluster.kill(2);
+        cluster.start(2, (0, 0), Vec::new());
+        cluster.run();
+    }
 }
 
 #[test]
