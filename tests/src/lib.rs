@@ -16,4 +16,5 @@ pub mod ours;
 pub mod process;
 pub mod raw;
 pub mod relay;
+pub mod small_disk;
 pub mod workload;

@@ -10,8 +10,7 @@ use std::collections::VecDeque;
 use std::env;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -25,6 +24,7 @@ use quorate_proto::{
 use quorate_tests::ours::Quorate;
 use quorate_tests::process::{ServerProcess, Settings, eventually};
 use quorate_tests::raw::{Message, RawClient, Session};
+use quorate_tests::small_disk::SmallDisk;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -458,41 +458,6 @@ fn told_to_stop() {
         let session = writer.session.take().expect("the first to hold it");
         let mut heir = RawClient::attach(server.address(), &session).expect("the session lives");
         assert_eq!(owner(&mut heir, &writer.ephemeral()), Some(session.id));
-    }
-}
-
-/// A disk of its own, as small as it has to be.
-struct SmallDisk {
-    directory: PathBuf,
-}
-
-impl SmallDisk {
-    /// At an empty directory. `None` where this process may not mount.
-    fn mount(directory: PathBuf, size: &str) -> Option<Self> {
-        let disk = SmallDisk { directory };
-        disk.run(
-            "mount",
-            &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"],
-        )
-        .then_some(disk)
-    }
-
-    fn grow(&self, size: &str) {
-        assert!(self.run("mount", &["-o", &format!("remount,size={size}")]));
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) -> bool {
-        let output = Command::new(program)
-            .args(arguments)
-            .arg(&self.directory)
-            .output();
-        output.is_ok_and(|output| output.status.success())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        self.run("umount", &["--lazy"]);
     }
 }
 
