@@ -1,6 +1,7 @@
 //! Ensembles of servers as processes, of any programs.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -8,11 +9,14 @@ use std::process::ExitStatus;
 use std::thread;
 use std::time::Duration;
 
+use quorate_proto::{ErrorCode, OpCode, PathRecord};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::differential::tree::{Tree, difference, forget_start, walk};
 use crate::network::Network;
 use crate::process::{Program, Running, Settings, ask, eventually};
+use crate::raw::RawClient;
 
 /// How long an ensemble may take until it has one leader and everybody follows.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,19 +42,33 @@ pub enum Role {
     ReadOnly,
 }
 
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Leader => "leader",
+            Role::Follower => "follower",
+            Role::Observer => "observer",
+            Role::Standalone => "standalone",
+            Role::ReadOnly => "read-only",
+        })
+    }
+}
+
 impl Role {
+    const ALL: [Role; 5] = [
+        Role::Leader,
+        Role::Follower,
+        Role::Observer,
+        Role::Standalone,
+        Role::ReadOnly,
+    ];
+
     fn of(answer: &str) -> Option<Self> {
         let mode = answer
             .lines()
             .find_map(|line| line.strip_prefix("Mode: "))?;
-        Some(match mode {
-            "leader" => Role::Leader,
-            "follower" => Role::Follower,
-            "observer" => Role::Observer,
-            "standalone" => Role::Standalone,
-            "read-only" => Role::ReadOnly,
-            _ => panic!("a server calls itself {mode:?}"),
-        })
+        let role = Role::ALL.into_iter().find(|role| role.to_string() == mode);
+        Some(role.unwrap_or_else(|| panic!("a server calls itself {mode:?}")))
     }
 }
 
@@ -91,6 +109,8 @@ struct Member {
     seat: Seat,
     place: Place,
     home: PathBuf,
+    /// Settings of its own.
+    own: Vec<(String, String)>,
     running: Option<Running>,
     paused: bool,
 }
@@ -127,7 +147,7 @@ impl Cluster {
     pub fn settings() -> Settings {
         Settings::default()
             .with("tickTime", 200)
-            .with("initLimit", 50)
+            .with("initLimit", 20)
             .with("syncLimit", 10)
             .with("maxSessionTimeout", 60_000)
     }
@@ -181,6 +201,7 @@ impl Cluster {
                     seat,
                     place,
                     home,
+                    own: Vec::new(),
                     running: None,
                     paused: false,
                 };
@@ -211,9 +232,10 @@ impl Cluster {
         self.network.as_ref().expect("prepared apart")
     }
 
-    /// The settings that servers share, for the next start of each.
-    pub fn settings_mut(&mut self) -> &mut Settings {
-        &mut self.settings
+    /// Sets something for one server only, from its next start on.
+    pub fn set(&mut self, id: usize, key: &str, value: impl fmt::Display) {
+        let own = &mut self.member_mut(id).own;
+        own.push((key.to_owned(), value.to_string()));
     }
 
     /// Where clients of a server connect.
@@ -310,6 +332,9 @@ impl Cluster {
         if member.seat.observer {
             settings = settings.with("peerType", "observer");
         }
+        for (key, value) in &member.own {
+            settings = settings.with(key, value);
+        }
         let text = member.seat.program.zoo_cfg(&settings);
         fs::write(member.home.join("zoo.cfg"), text).unwrap();
         settings
@@ -405,6 +430,57 @@ impl Cluster {
             }
         }
         leader
+    }
+
+    /// Checks that all servers that run have the same tree: every znode with its data, ACL and stat,
+    /// and the digests that they tell. Nobody may be writing.
+    pub fn compare(&self) {
+        self.compare_among(&self.active());
+    }
+
+    /// As [`Cluster::compare`], for these servers.
+    pub fn compare_among(&self, ids: &[usize]) {
+        self.settle_among(ids);
+        let trees: Vec<_> = ids.iter().map(|id| self.tree(*id)).collect();
+        for (id, tree) in ids.iter().zip(&trees) {
+            let lines = difference((&trees[0], None), (tree, None));
+            let lines = &lines[..lines.len().min(20)];
+            let first = ids[0];
+            assert!(
+                lines.is_empty(),
+                "servers {first} and {id}:\n{}",
+                lines.join("\n")
+            );
+        }
+        let mut digests = BTreeMap::new();
+        for id in ids.iter().copied() {
+            let metrics = self.word(id, "mntr");
+            let mismatches = metrics
+                .lines()
+                .find_map(|line| line.strip_prefix("zk_digest_mismatches_count\t"));
+            assert_eq!(mismatches, Some("0"), "server {id}");
+            for line in self.word(id, "hash").lines() {
+                let (zxid, digest) = line.split_once(": ").expect("a digest at a zxid");
+                let before = digests.entry(zxid.to_owned()).or_insert(digest.to_owned());
+                assert_eq!(before, digest, "at {zxid} server {id} has another digest");
+            }
+        }
+    }
+
+    /// The tree of a server, with all that was written anywhere before.
+    fn tree(&self, id: usize) -> Tree {
+        let mut client = RawClient::connect(self.address(id), 10_000);
+        let (header, _) = client.call(OpCode::Sync, &PathRecord { path: "/" });
+        assert_eq!(header.err, ErrorCode::OK, "server {id}");
+        let (header, _) = client.call(OpCode::CloseSession, &0);
+        assert_eq!(header.err, ErrorCode::OK, "server {id}");
+        let mut tree = walk(self.address(id));
+        forget_start(&mut tree);
+        tree
+    }
+
+    fn word(&self, id: usize, word: &str) -> String {
+        ask(self.address(id), word, PATIENCE).unwrap()
     }
 
     fn member(&self, id: usize) -> &Member {

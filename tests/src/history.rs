@@ -77,13 +77,22 @@ pub struct Call {
     pub answered: Duration,
 }
 
+/// How a session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The ensemble closed it.
+    Closed,
+    /// Its client gave it up. The ensemble has expired it, or will.
+    Lost,
+}
+
 /// All that one session did, in the order in which it asked.
 #[derive(Debug, Clone, Default)]
 pub struct Conversation {
     /// Who owns its ephemeral znodes.
     pub session: i64,
-    /// Has it been closed, or expired?
-    pub over: bool,
+    /// How it ended, if it did.
+    pub end: Option<End>,
     /// In the order of the questions.
     pub calls: Vec<Call>,
 }
@@ -448,13 +457,19 @@ impl<'a> Checker<'a> {
                 owners.insert(id, conversation.session);
                 let there = self.remains.marks.contains_key(&id);
                 let deleted = unmarked(id).map(|call| &call.answer);
-                let may_be = !conversation.over
+                let may_be = conversation.end != Some(End::Closed)
                     && call.answer != Answer::Refused
                     && deleted != Some(&Answer::Deleted);
-                let must_be = may_be && call.is_acknowledged() && deleted != Some(&Answer::Unknown);
+                let must_be = may_be
+                    && conversation.end.is_none()
+                    && call.is_acknowledged()
+                    && deleted != Some(&Answer::Unknown);
                 if there && !may_be || !there && must_be {
                     let presence = if there { "is there" } else { "is gone" };
-                    self.wrong(format!("{call:?} {presence}, deleted: {deleted:?}"));
+                    let Conversation { session, end, .. } = conversation;
+                    self.wrong(format!(
+                        "{call:?} of session {session:#x} {presence}; end: {end:?}, deleted: {deleted:?}"
+                    ));
                 }
             }
         }
@@ -516,7 +531,10 @@ impl<'a> Checker<'a> {
                 write.is_some_and(|w| w.is_acknowledged() && w.answered < call.invoked)
             });
             if let Some((_, missed)) = missed {
-                self.wrong(format!("{call:?} does not show {missed:?}"));
+                let session = conversation.session;
+                self.wrong(format!(
+                    "session {session:#x}: {call:?} does not show {missed:?}"
+                ));
             }
         }
     }
@@ -585,7 +603,7 @@ mod tests {
             );
             let first = Conversation {
                 session: 1,
-                over: false,
+                end: None,
                 calls: vec![
                     set(1, 1, 10, 0),
                     call(Asked::Get(0), Answer::Held(held(1, 1, 10)), 6, 9),
@@ -598,7 +616,7 @@ mod tests {
             };
             let second = Conversation {
                 session: 2,
-                over: true,
+                end: Some(End::Closed),
                 calls: vec![
                     set(2, 2, 11, 10),
                     call(Asked::Push(3), Answer::Created("q1".into(), 12), 20, 25),
@@ -743,6 +761,11 @@ mod tests {
 
     #[test]
     fn ephemeral_znodes() {
+        let mut story = Story::new();
+        story.second.end = Some(End::Lost);
+        assert!(story.check().is_ok(), "it has expired");
+        story.remains.marks.insert(10, 2);
+        assert!(story.check().is_ok(), "it will expire");
         wrong(
             |s| {
                 s.remains.marks.insert(10, 2);

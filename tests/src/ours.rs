@@ -24,6 +24,11 @@ impl Quorate {
         };
         Quorate { program }
     }
+
+    /// Where the program is.
+    pub fn path(&self) -> &Path {
+        &self.program
+    }
 }
 
 impl Program for Quorate {

@@ -1,6 +1,7 @@
 //! Clients of an ensemble that do a bit of everything, and remember what they were answered.
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -13,7 +14,9 @@ use fastrand::Rng;
 use futures::future::join_all;
 use quorate_client::{Client, CreateMode, Error, ErrorCode, Outcome, Stat, TransactionResult};
 
-use crate::history::{Answer, Asked, Call, Conversation, Held, Remains, Summary, WriteId, check};
+use crate::history::{
+    Answer, Asked, Call, Conversation, End, Held, Remains, Summary, WriteId, check,
+};
 use crate::process::eventually;
 
 /// The timeout of the sessions: a server that falls silent is left after two thirds of it.
@@ -54,6 +57,8 @@ pub struct Load {
 /// What all sessions share.
 #[derive(Debug)]
 struct Shared {
+    /// Where everything is that the sessions work on.
+    root: String,
     servers: Vec<SocketAddr>,
     began: Instant,
     over: AtomicBool,
@@ -64,7 +69,10 @@ struct Shared {
 impl Load {
     /// Lets so many sessions work from now on.
     pub fn start(servers: &[SocketAddr], sessions: usize) -> Self {
+        static LOADS: AtomicUsize = AtomicUsize::new(0);
+        let load = LOADS.fetch_add(1, Ordering::Relaxed);
         let shared = Arc::new(Shared {
+            root: format!("/load{load}"),
             servers: servers.to_vec(),
             began: Instant::now(),
             over: AtomicBool::new(false),
@@ -126,6 +134,15 @@ impl Shared {
         self.over.load(Ordering::Relaxed)
     }
 
+    /// The path of a register, by its number, or of something else.
+    fn path(&self, what: impl Display) -> String {
+        format!("{}/{what}", self.root)
+    }
+
+    fn mark(&self, id: WriteId) -> String {
+        self.path(format_args!("marks/{id}"))
+    }
+
     fn now(&self) -> Duration {
         self.began.elapsed()
     }
@@ -149,8 +166,9 @@ impl Shared {
 }
 
 async fn run(shared: Arc<Shared>, sessions: usize) -> Result<Summary, Vec<String>> {
-    let judge = shared.connect(0).await.unwrap();
-    prepare(&judge).await;
+    let founder = shared.connect(0).await.unwrap();
+    prepare(&shared, &founder).await;
+    founder.close().await.unwrap();
     let tasks = (0..sessions).map(|number| tokio::spawn(work(Arc::clone(&shared), number)));
     let all = join_all(tasks);
     let mut conversations = Vec::new();
@@ -158,40 +176,47 @@ async fn run(shared: Arc<Shared>, sessions: usize) -> Result<Summary, Vec<String
     for (number, end) in all.await.into_iter().enumerate() {
         let (client, mut said) = end.unwrap();
         if number % 2 == 0 {
-            client.close().await.unwrap();
-            said.last_mut().expect("the last one").over = true;
+            let end = close(client).await;
+            said.last_mut().expect("the last one").end = Some(end);
         } else {
             clients.push(client);
         }
         conversations.append(&mut said);
     }
+    let judge = shared.connect(0).await.unwrap();
     let remains = judge
-        .retry_idempotent(|| look(&judge))
+        .retry_idempotent(|| look(&shared, &judge))
         .await
         .expect("what remains can be read");
     for client in clients.into_iter().chain([judge]) {
-        client.close().await.unwrap();
+        close(client).await;
     }
     check(&conversations, &remains)
 }
 
-fn register(number: usize) -> String {
-    format!("/load/{number}")
+/// Ends a session, unless it has ended by itself.
+async fn close(client: Client) -> End {
+    let closed = match client.connected().await {
+        Ok(()) => client.close().await,
+        Err(error) => Err(error),
+    };
+    match closed {
+        Ok(()) => End::Closed,
+        Err(Error::SessionExpired { .. } | Error::ConnectionLoss { .. }) => End::Lost,
+        Err(error) => panic!("{error}"),
+    }
 }
 
-fn mark(id: WriteId) -> String {
-    format!("/load/marks/{id}")
-}
-
-async fn prepare(client: &Client) {
-    let registers = (0..REGISTERS).map(register);
-    let parents = ["/load", "/load/queue", "/load/marks"].map(str::to_owned);
+async fn prepare(shared: &Shared, client: &Client) {
+    let parents = [
+        shared.root.clone(),
+        shared.path("queue"),
+        shared.path("marks"),
+    ];
+    let registers = (0..REGISTERS).map(|number| shared.path(number));
     for path in parents.into_iter().chain(registers) {
-        match client.create(&path, "0", CreateMode::Persistent).await {
-            Ok(_) | Err(Error::NodeExists { .. }) => {}
-            Err(error) => panic!("{error}"),
-        }
-        assert!(client.get_data(&path).await.is_ok(), "{path}");
+        let created = client.create(&path, "0", CreateMode::Persistent).await;
+        created.unwrap_or_else(|error| panic!("{error}"));
     }
 }
 
@@ -204,26 +229,26 @@ fn held((data, stat): (impl AsRef<[u8]>, Stat)) -> Held {
 }
 
 /// Reads what is there, with all that was acknowledged.
-async fn look(client: &Client) -> Result<Remains, Error> {
+async fn look(shared: &Shared, client: &Client) -> Result<Remains, Error> {
     client.sync("/").await?;
     let mut remains = Remains::default();
     for number in 0..REGISTERS {
-        let register = client.get_data(&register(number)).await?;
+        let register = client.get_data(&shared.path(number)).await?;
         remains.registers.push(held(register));
     }
-    let names = client.get_children("/load/queue").await?;
+    let names = client.get_children(&shared.path("queue")).await?;
     let reads = names
         .iter()
-        .map(|name| client.get_data(&format!("/load/queue/{name}")));
+        .map(|name| client.get_data(&shared.path(format_args!("queue/{name}"))));
     let reads: Vec<_> = reads.collect();
     for (name, read) in names.into_iter().zip(join_all(reads).await) {
         let (data, stat) = read?;
         let id = held((data, stat)).id;
         remains.queue.insert(name, (id, stat.czxid));
     }
-    for name in client.get_children("/load/marks").await? {
+    for name in client.get_children(&shared.path("marks")).await? {
         let id = name.parse().unwrap();
-        if let Some(stat) = client.exists(&mark(id)).await? {
+        if let Some(stat) = client.exists(&shared.mark(id)).await? {
             remains.marks.insert(id, stat.ephemeral_owner);
         }
     }
@@ -237,12 +262,12 @@ async fn work(shared: Arc<Shared>, number: usize) -> (Client, Vec<Conversation>)
     loop {
         let client = shared.connect(number).await.expect("a server is there");
         let mut session = Session::new(Arc::clone(&shared), client);
-        while !shared.is_over() && !session.conversation.over {
+        while !shared.is_over() && session.conversation.end.is_none() {
             session.ask_some(&mut rng).await;
         }
-        let over = session.conversation.over;
+        let end = session.conversation.end;
         said.push(session.conversation);
-        if !over {
+        if end.is_none() {
             return (session.client, said);
         }
     }
@@ -284,7 +309,7 @@ impl Session {
         for _ in 0..rng.usize(1..=DEPTH) {
             let asked = self.think(rng);
             let invoked = self.shared.now();
-            let answer = ask(&self.client, &asked);
+            let answer = ask(&self.shared, &self.client, &asked);
             let shared = Arc::clone(&self.shared);
             waiting.push(async move {
                 let answer = answer.await;
@@ -348,7 +373,9 @@ impl Session {
 
     /// What an error tells. Only some can come from an ensemble that works as it should.
     fn failed(&mut self, asked: &Asked, error: &Error) -> Answer {
-        self.conversation.over |= error.is_session_over();
+        if error.is_session_over() {
+            self.conversation.end = Some(End::Lost);
+        }
         let expected = match asked {
             Asked::Set(_, _, Some(_)) => error.code() == Some(ErrorCode::BAD_VERSION),
             // It may be gone by an earlier transaction of unknown outcome.
@@ -374,51 +401,51 @@ fn oldest<T>(kept: &mut VecDeque<T>) -> Option<T> {
 }
 
 /// Sends a question now; the future is its answer.
-fn ask(client: &Client, asked: &Asked) -> Answering {
+fn ask(shared: &Shared, client: &Client, asked: &Asked) -> Answering {
     match asked {
         Asked::Set(id, number, version) => {
-            let set = client.set_data(&register(*number), &id.to_string(), *version);
+            let set = client.set_data(&shared.path(number), &id.to_string(), *version);
             Box::pin(async move { set.await.map(|stat| set_answer(&[stat])) })
         }
         Asked::SetBoth(id, both) => {
             let data = id.to_string();
             let set = both.iter().fold(client.transaction(), |set, number| {
-                set.set_data(&register(*number), &data, None)
+                set.set_data(&shared.path(number), &data, None)
             });
             let set = set.commit();
             Box::pin(async move { set.await.map(|results| set_answer(&stats(&results))) })
         }
         Asked::Push(id) => {
             let mode = CreateMode::PersistentSequential;
-            created(client, "/load/queue/q-", &id.to_string(), mode)
+            created(client, &shared.path("queue/q-"), &id.to_string(), mode)
         }
         Asked::Take(id, name, number) => {
             let take = client
                 .transaction()
-                .delete(&format!("/load/queue/{name}"), None)
-                .set_data(&register(*number), &id.to_string(), None)
+                .delete(&shared.path(format_args!("queue/{name}")), None)
+                .set_data(&shared.path(number), &id.to_string(), None)
                 .commit();
             Box::pin(async move { take.await.map(|results| set_answer(&stats(&results))) })
         }
-        Asked::Mark(id) => created(client, &mark(*id), "", CreateMode::Ephemeral),
+        Asked::Mark(id) => created(client, &shared.mark(*id), "", CreateMode::Ephemeral),
         Asked::Unmark(id) => {
-            let delete = client.delete(&mark(*id), None);
+            let delete = client.delete(&shared.mark(*id), None);
             Box::pin(async move { delete.await.map(|()| Answer::Deleted) })
         }
         Asked::Get(number) => {
-            let get = client.get_data(&register(*number));
+            let get = client.get_data(&shared.path(number));
             Box::pin(async move { get.await.map(|read| Answer::Held(held(read))) })
         }
         Asked::SyncGet(number) => {
-            let sync = client.sync(&register(*number));
-            let get = client.get_data(&register(*number));
+            let sync = client.sync(&shared.path(number));
+            let get = client.get_data(&shared.path(number));
             Box::pin(async move {
                 sync.await?;
                 get.await.map(|read| Answer::Held(held(read)))
             })
         }
         Asked::Find(id) => {
-            let find = client.exists(&mark(*id));
+            let find = client.exists(&shared.mark(*id));
             Box::pin(async move { find.await.map(|stat| Answer::Found(stat.is_some())) })
         }
     }

@@ -106,6 +106,13 @@ pub fn forget_usage(tree: &mut Tree) {
     tree.retain(|path, _| !path.ends_with("/zookeeper_stats"));
 }
 
+/// Forgets when the node of the configuration was set: every server does that by itself as it starts.
+pub fn forget_start(tree: &mut Tree) {
+    if let Some(config) = tree.get_mut("/zookeeper/config") {
+        config.stat.mtime = 0;
+    }
+}
+
 /// The lines in which two trees differ; with masks, times and session ids may.
 pub fn difference(
     (left, mut left_masks): (&Tree, Option<&mut Masks>),
