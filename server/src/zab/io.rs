@@ -48,7 +48,8 @@ pub enum Input {
         /// Where.
         link: Link,
     },
-    /// A link has ended, or could not be made. Also said after [`Output::Close`].
+    /// A link has ended, or could not be made. Also said after [`Output::Close`]. Nothing more is
+    /// heard of it: a tree that is being installed is first told of as [`Input::Installed`].
     Closed {
         /// Which.
         link: Link,
@@ -188,11 +189,14 @@ pub enum Output {
         /// For the log.
         reason: &'static str,
     },
-    /// Dump the tree on a link: say [`Input::SnapshotBegun`], then send [`Packet::Snapshot`] and
-    /// the tree, before anything that is sent on the link from now on.
+    /// Dump the tree on a link, once everything is applied that was to be applied before: say
+    /// [`Input::SnapshotBegun`], then send [`Packet::Snapshot`] and the tree, before anything that
+    /// is sent on the link from now on.
     SendSnapshot {
         /// Where.
         link: Link,
+        /// The tree has to show this transaction, and all before it.
+        zxid: i64,
     },
     /// Read the log behind the transaction `after`, some of it at a time, and say
     /// [`Input::LogRead`]. Nothing behind `upto` is wanted.

@@ -203,7 +203,7 @@ impl Learner {
     pub(super) fn receive(&mut self, own: &mut Own, link: Link, packet: Packet) -> Turn {
         self.heard = own.now;
         match self.phase {
-            Phase::Greeting | Phase::Waiting => self.begin_sync(own, packet),
+            Phase::Greeting | Phase::Waiting => self.begin_sync(own, link, packet),
             Phase::Cutting { .. } => self.hold(packet),
             Phase::Syncing | Phase::Joining => self.synchronise(own, link, packet),
             Phase::Following => self.follow(own, link, packet),
@@ -214,13 +214,14 @@ impl Learner {
     }
 
     /// The epoch, and then what becomes of the learner's own history.
-    fn begin_sync(&mut self, own: &mut Own, packet: Packet) -> Turn {
+    fn begin_sync(&mut self, own: &mut Own, link: Link, packet: Packet) -> Turn {
         match (self.phase, packet) {
             (Phase::Greeting, Packet::LeaderInfo { epoch, features }) => {
                 self.promise(own, epoch, features)
             }
             (Phase::Waiting, Packet::Snapshot { .. }) => {
                 self.phase = Phase::Installing;
+                own.install(link);
                 Ok(())
             }
             (Phase::Waiting, Packet::Diff { .. } | Packet::Truncate { .. }) if own.needs_tree => {

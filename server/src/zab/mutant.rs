@@ -53,6 +53,8 @@ pub enum Mutant {
     TruncateNothing,
     /// Lets learners remove one transaction too many.
     TruncateTooMuch,
+    /// Sends a tree that does not show yet what the learner's own history may have held.
+    DumpTooSoon,
     /// Leaves out the first transaction that a learner lacks.
     SkipFirst,
     /// Leaves out what is proposed and not committed when a learner joins.
@@ -67,7 +69,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 29] = [
+    pub const ALL: [Mutant; 30] = [
         Mutant::AckEarly,
         Mutant::JoinEarly,
         Mutant::EpochBeforeHistory,
@@ -92,6 +94,7 @@ impl Mutant {
         Mutant::CommitAtOnce,
         Mutant::TruncateNothing,
         Mutant::TruncateTooMuch,
+        Mutant::DumpTooSoon,
         Mutant::SkipFirst,
         Mutant::SkipOutstanding,
         Mutant::KeepUncommitted,

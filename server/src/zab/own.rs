@@ -34,6 +34,9 @@ pub(super) struct Own {
     pub(super) missing: bool,
     /// The log is being cut.
     cutting: bool,
+    /// A whole tree comes on this link, and may take the place of the history even after the role
+    /// has ended.
+    installing: Option<Link>,
     mutant: Option<Mutant>,
     /// The number of the next connection that is made from here.
     next_link: u64,
@@ -91,6 +94,7 @@ impl Own {
             needs_tree: false,
             missing,
             cutting: false,
+            installing: None,
             mutant: None,
             next_link: u64::MAX,
         }
@@ -213,8 +217,19 @@ impl Own {
         }
     }
 
+    /// A whole tree begins to come.
+    pub(super) fn install(&mut self, link: Link) {
+        self.installing = Some(link);
+    }
+
+    /// A link is over, and with it the tree that was coming, unless it was there before.
+    pub(super) fn closed(&mut self, link: Link) {
+        self.installing.take_if(|installing| *installing == link);
+    }
+
     /// A whole tree has taken the place of everything else.
     pub(super) fn installed(&mut self, zxid: i64) {
+        self.installing = None;
         if !self.is(Mutant::KeepHistory) {
             self.history.replace(zxid);
         }
@@ -278,7 +293,7 @@ impl Own {
     pub(super) fn is_settled(&self) -> bool {
         let durable = self.history.durable() == self.history.appended();
         let durable = durable || self.is(Mutant::VoteEarly);
-        durable && self.epochs == self.promised && !self.cutting
+        durable && self.epochs == self.promised && !self.cutting && self.installing.is_none()
     }
 
     /// Does the member vote in the newest configuration, at the address that the others know?

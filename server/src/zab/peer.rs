@@ -363,6 +363,7 @@ impl Peer {
 
     fn closed(&mut self, link: Link) -> Turn {
         self.early.remove(&link);
+        self.own.closed(link);
         match &mut self.state {
             State::Leading(leader) => leader.closed(&mut self.own, link),
             State::Learning(learner) if learner.owns(link) => return learner.closed(&mut self.own),

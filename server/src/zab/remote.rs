@@ -134,7 +134,7 @@ impl Remote {
         };
         self.stage = Stage::Preparing;
         match plan {
-            Plan::Snapshot => self.send_tree(own),
+            Plan::Snapshot => self.send_tree(own, terms),
             Plan::Log => self.read_log(own, own.history.floor()),
             Plan::Diff => self.start_from(
                 own,
@@ -166,8 +166,16 @@ impl Remote {
         self.pump(own, terms);
     }
 
-    fn send_tree(&mut self, own: &mut Own) {
-        own.out.push(Output::SendSnapshot { link: self.link });
+    /// The tree has to show everything that is committed, or is to be once a quorum has it: the
+    /// learner gives up what it has itself for the tree, and may be the one that made the quorum.
+    fn send_tree(&mut self, own: &mut Own, terms: &Terms) {
+        if !own.is(Mutant::DumpTooSoon) {
+            own.apply(terms.committed);
+        }
+        own.out.push(Output::SendSnapshot {
+            link: self.link,
+            zxid: own.history.applied(),
+        });
     }
 
     /// The dump of the tree has begun.
@@ -214,7 +222,7 @@ impl Remote {
                 Ok(())
             }
             _ if first => {
-                self.send_tree(own);
+                self.send_tree(own, terms);
                 Ok(())
             }
             _ => Err("the log no longer holds what the learner lacks"),

@@ -419,10 +419,14 @@ impl Election {
     /// Does a quorum of `votes` follow the leader of `cast`, who leads? Whoever does is an
     /// ensemble already, and to join it takes no quorum of a configuration that may never be: one
     /// that was proposed to this member and to no other would keep it out for ever.
+    ///
+    /// One that has lost its database meanwhile leads nobody, however many still follow it.
     fn is_led(&self, votes: &BTreeMap<Sid, Cast>, cast: Cast) -> bool {
         let leader = cast.ballot.leader;
+        let search = self.search.as_ref();
+        let has_data = search.is_some_and(|search| search.initial.zxid != NO_DATABASE);
         let leads = match leader == self.id {
-            true => cast.ballot.round == self.clock,
+            true => cast.ballot.round == self.clock && has_data,
             false => votes
                 .get(&leader)
                 .is_some_and(|vote| vote.state == Role::Leading),

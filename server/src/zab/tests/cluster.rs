@@ -357,7 +357,7 @@ impl Cluster {
                 }
             }
             Output::Close { link, .. } => self.cut((sid, link)),
-            Output::SendSnapshot { link } => self.send_tree(sid, link),
+            Output::SendSnapshot { link, .. } => self.send_tree(sid, link),
             Output::ReadLog { link, after, upto } => {
                 let read = node.read_log(after, upto);
                 self.queue.push_back((sid, Input::LogRead { link, read }));
