@@ -16,5 +16,6 @@ pub mod ours;
 pub mod process;
 pub mod raw;
 pub mod relay;
+pub mod simulation;
 pub mod small_disk;
 pub mod workload;

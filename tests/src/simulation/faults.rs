@@ -1,0 +1,330 @@
+//! Faults strike, and end.
+
+use std::io;
+
+use quorate_server::storage::StorageError;
+use quorate_server::storage::mem_disk::{MemDisk, Verb};
+
+use super::Micros;
+use super::checker::{Checked, demand};
+use super::member::Rot;
+use super::network::WireId;
+use super::plan::{Death, Fault, MILLI, Shape, Whom};
+use super::world::{Event, World};
+
+/// What a fault that is in force has to take back.
+#[derive(Debug)]
+pub enum Active {
+    /// These directions are cut.
+    Cut(Vec<(usize, usize)>),
+    /// The network is slow.
+    SlowNetwork,
+    /// A disk is slow, or hangs.
+    Disk(usize),
+    /// A clock runs at another speed.
+    Drift(usize),
+}
+
+impl World {
+    /// A fault of the plan strikes.
+    pub(super) fn strike(&mut self, at: usize) -> Checked {
+        let fault = self.plan.faults[at].1;
+        if self.healed.is_some() {
+            return Ok(());
+        }
+        self.trace.note(self.now, || format!("! {fault:?}"));
+        match fault {
+            Fault::Crash(whom, death, down) => {
+                let victim = self.find(whom);
+                self.kill(victim, death, down);
+            }
+            Fault::Blackout(death, down) => {
+                for victim in 0..self.members.len() {
+                    let down = self.rng.u64(MILLI..=down);
+                    self.kill(victim, death, down);
+                }
+            }
+            Fault::Pause(whom, length) => {
+                let victim = self.find(whom);
+                self.members[victim].paused_until = self.now + length;
+            }
+            Fault::Cut(shape, length) => self.cut(at, shape, length),
+            Fault::Break(whom) => {
+                let victim = self.find(whom);
+                self.break_connections(|a, b| a == victim || b == victim);
+            }
+            Fault::SlowNetwork(slowness, length) => {
+                self.net.slowness = slowness;
+                self.last(at, length, Active::SlowNetwork);
+            }
+            Fault::SlowDisk(whom, slowness, length) => {
+                let victim = self.find(whom);
+                self.members[victim].slowness = slowness;
+                self.last(at, length, Active::Disk(victim));
+            }
+            Fault::Hang(whom, length) => {
+                let victim = self.find(whom);
+                self.members[victim].hangs = true;
+                self.last(at, length, Active::Disk(victim));
+            }
+            Fault::Drift(whom, speed, length) => {
+                let victim = self.find(whom);
+                self.members[victim].clock.drift(self.now, speed);
+                self.clock_changed(victim);
+                self.last(at, length, Active::Drift(victim));
+            }
+            Fault::Jump(whom, by) => {
+                let victim = self.find(whom);
+                self.members[victim].clock.jump(self.now, by);
+                self.clock_changed(victim);
+            }
+            Fault::Damage(whom, down) => {
+                let victim = self.find(whom);
+                if self.members[victim].is_up() {
+                    self.kill(victim, Death::Killed, down);
+                    self.damage(victim);
+                }
+            }
+            Fault::HandOver => {
+                if let Some(leader) = self.leader() {
+                    self.hand_over(leader)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A fault stays in force for a while.
+    fn last(&mut self, at: usize, length: Micros, active: Active) {
+        self.active.insert(at, active);
+        self.after(length, Event::FaultEnds(at));
+    }
+
+    /// A fault ends.
+    pub(super) fn relent(&mut self, at: usize) {
+        match self.active.remove(&at) {
+            Some(Active::Cut(cuts)) => {
+                for (from, to) in cuts {
+                    self.net.cut(from, to, false);
+                }
+                self.arm_everything();
+            }
+            Some(Active::SlowNetwork) => self.net.slowness = 1,
+            Some(Active::Disk(victim)) => {
+                self.members[victim].slowness = 1;
+                self.members[victim].hangs = false;
+                self.work(victim);
+            }
+            Some(Active::Drift(victim)) => {
+                self.members[victim].clock.drift(self.now, 1_000_000);
+                self.clock_changed(victim);
+            }
+            None => {}
+        }
+    }
+
+    /// All faults end: from now on the ensemble has to come to work again.
+    pub(super) fn heal(&mut self) -> Checked {
+        self.trace.note(self.now, || "! everything heals");
+        self.healed = Some(self.now);
+        while let Some(at) = self.active.keys().next().copied() {
+            self.relent(at);
+        }
+        self.net.heal();
+        self.arm_everything();
+        for at in 0..self.members.len() {
+            let member = &mut self.members[at];
+            member.paused_until = self.now;
+            if let Some(process) = member.process.as_deref_mut() {
+                process.outputs_left = None;
+                // There is no write number 0 that could fail.
+                member.disk.fail(Verb::Write, 0, io::ErrorKind::Other);
+            }
+            self.after(0, Event::Start(at));
+        }
+        self.after(0, Event::Look);
+        Ok(())
+    }
+
+    fn arm_everything(&mut self) {
+        let wires: Vec<WireId> = self.net.wires.keys().copied().collect();
+        for wire in wires {
+            self.arm_wire(wire);
+        }
+        let count = self.members.len();
+        for (from, to) in (0..count).flat_map(|from| (0..count).map(move |to| (from, to))) {
+            if from != to {
+                self.arm_votes(from, to);
+            }
+        }
+    }
+
+    /// Whom it hits.
+    fn find(&mut self, whom: Whom) -> usize {
+        let any = self.rng.usize(..self.members.len());
+        match (whom, self.leader()) {
+            (Whom::Leader, Some(leader)) => leader,
+            (Whom::Other, Some(leader)) if leader == any => (any + 1) % self.members.len(),
+            _ => any,
+        }
+    }
+
+    fn kill(&mut self, victim: usize, death: Death, down: Micros) {
+        let member = &mut self.members[victim];
+        let Some(process) = member.process.as_deref_mut() else {
+            return;
+        };
+        match death {
+            Death::AtOutput(left) => {
+                process.outputs_left = Some(left);
+                // It has to start again whenever it dies; while it lives that changes nothing.
+                self.after(down + 200 * MILLI, Event::Start(victim));
+                self.after(down + 2_000 * MILLI, Event::Start(victim));
+            }
+            Death::Disk => {
+                let verb = if self.rng.bool() {
+                    Verb::Write
+                } else {
+                    Verb::Sync
+                };
+                let count = match verb {
+                    Verb::Write => member.disk.writes(),
+                    Verb::Sync => member.disk.syncs(),
+                };
+                let nth = count + self.rng.u64(1..6);
+                member.disk.fail(verb, nth, io::ErrorKind::Other);
+                member.failing = true;
+                self.after(down + 200 * MILLI, Event::Start(victim));
+                self.after(down + 2_000 * MILLI, Event::Start(victim));
+            }
+            Death::Killed | Death::Power => {
+                self.crash(victim, death);
+                self.after(down, Event::Start(victim));
+            }
+        }
+    }
+
+    fn clock_changed(&mut self, victim: usize) {
+        if let Some(process) = self.members[victim].process.as_deref_mut() {
+            process.wake = None;
+        }
+        self.rearm(victim);
+    }
+
+    fn cut(&mut self, at: usize, shape: Shape, length: Micros) {
+        let cuts = self.directions(shape);
+        for (from, to) in &cuts {
+            self.net.cut(*from, *to, true);
+        }
+        // Some connections are given up at once, others wait for better times.
+        if self.rng.bool() {
+            self.break_connections(|a, b| cuts.contains(&(a, b)));
+        }
+        self.last(at, length, Active::Cut(cuts));
+    }
+
+    /// The directions that a shape cuts.
+    fn directions(&mut self, shape: Shape) -> Vec<(usize, usize)> {
+        let count = self.members.len();
+        let mut order: Vec<usize> = (0..count).collect();
+        self.rng.shuffle(&mut order);
+        let place = |member: usize| order.iter().position(|at| *at == member).unwrap_or(0);
+        let hit = match shape {
+            Shape::Alone(whom) | Shape::OneWay(whom, _) => self.find(whom),
+            _ => order[0],
+        };
+        let half = count / 2;
+        let is_cut = |from: usize, to: usize| match shape {
+            Shape::Alone(_) => from == hit || to == hit,
+            Shape::OneWay(_, true) => from == hit,
+            Shape::OneWay(_, false) => to == hit,
+            Shape::Halves => (place(from) <= half) != (place(to) <= half),
+            Shape::Bridge => {
+                place(from) != half
+                    && place(to) != half
+                    && (place(from) < half) != (place(to) < half)
+            }
+            Shape::Ring => {
+                let distance = (place(from) + count - place(to)) % count;
+                count > 3 && distance != 1 && distance != count - 1 || count <= 3 && distance == 1
+            }
+            Shape::Pair => {
+                (from == order[0] && to == order[1]) || (from == order[1] && to == order[0])
+            }
+        };
+        let pairs = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
+        pairs
+            .filter(|(from, to)| from != to && is_cut(*from, *to))
+            .collect()
+    }
+
+    fn break_connections(&mut self, hit: impl Fn(usize, usize) -> bool) {
+        let wires = self.net.wires.iter();
+        let wires = wires.filter(|(_, wire)| hit(wire.ends[0].member, wire.ends[1].member));
+        let wires: Vec<WireId> = wires.map(|(id, _)| *id).collect();
+        for wire in wires {
+            if self.rng.u8(..4) > 0 {
+                self.break_wire(wire);
+            }
+        }
+        let pairs: Vec<(usize, usize)> = self.net.votes.keys().copied().collect();
+        for (a, b) in pairs.into_iter().filter(|(a, b)| hit(*a, *b)) {
+            if self.rng.bool() {
+                self.part(a, b);
+            }
+        }
+    }
+
+    /// Changes a byte somewhere in the first half of a log or a snapshot: behind it is enough that
+    /// tells it from a write that was never completed.
+    fn damage(&mut self, victim: usize) {
+        let disk = &self.members[victim].disk;
+        let files = ["/log/version-2", "/data/version-2"]
+            .into_iter()
+            .flat_map(|dir| {
+                let names = disk.names(dir).into_iter();
+                let names =
+                    names.filter(|name| name.starts_with("log.") || name.starts_with("snapshot."));
+                names.map(move |name| format!("{dir}/{name}"))
+            });
+        let files: Vec<String> = files.collect();
+        let Some(file) = self.rng.choice(&files) else {
+            return;
+        };
+        let content = disk.get(file).unwrap_or_default();
+        let used = content.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+        if used < 64 {
+            return;
+        }
+        let (offset, bits) = (self.rng.usize(..used / 2), self.rng.u8(1..));
+        disk.damage(file, offset, bits);
+        self.members[victim].rot = Some(Rot {
+            file: file.clone(),
+            offset,
+            bits,
+        });
+        self.trace
+            .note(self.now, || format!("! byte {offset} of {used} of {file}"));
+    }
+
+    /// A member refuses to start from what its disk says. It is right to if something was damaged;
+    /// then it gets the disk back as it was, or an empty one, if the others can spare its data.
+    pub(super) fn refuses(&mut self, at: usize, err: &StorageError) -> Checked {
+        self.trace
+            .note(self.now, || format!("{}: refuses: {err}", at + 1));
+        let rotten = self.members[at].rot.is_some();
+        demand!("P8", rotten, "member {} does not start: {err}", at + 1);
+        self.members[at].mend();
+        if self.healed.is_none() && self.checker.can_spare(at) {
+            self.trace.note(self.now, || {
+                format!("{}: begins again without data", at + 1)
+            });
+            self.members[at].disk = MemDisk::new();
+            self.members[at].blank = true;
+            self.interrupted[at] = None;
+            self.checker.wiped(at);
+        }
+        self.after(50 * MILLI, Event::Start(at));
+        Ok(())
+    }
+}
