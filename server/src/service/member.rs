@@ -90,6 +90,13 @@ pub(super) struct Member {
     reported: AtomicU64,
 }
 
+impl Member {
+    /// Up to when the leader was told of the sessions here.
+    pub(super) fn told_until(&self) -> u64 {
+        self.reported.load(Relaxed)
+    }
+}
+
 /// Bytes of a session and its timeout, as a list of them has it.
 const SESSION_SIZE: usize = size_of::<i64>() + size_of::<i32>();
 
@@ -292,10 +299,17 @@ impl Service {
     fn answer_ping(&self, member: &Member, link: Link, zxid: i64) {
         let since = member.reported.swap(self.now(), Relaxed);
         let mut heard = Vec::new();
-        for (session, timeout) in self.sessions.lock().heard(since) {
+        let mut tracker = self.sessions.lock();
+        let sessions: Vec<_> = tracker.heard(since).collect();
+        for (session, timeout) in sessions {
             session.encode(&mut heard);
             timeout.cast_signed().encode(&mut heard);
+            // It was kept to be told of only.
+            if !self.connections.has_session(session) {
+                tracker.remove(session);
+            }
         }
+        drop(tracker);
         let sessions = heard.into();
         member.outlet.send(link, &[Packet::Ping { zxid, sessions }]);
     }

@@ -481,9 +481,16 @@ impl Service {
     /// The connection of a session has ended.
     pub(crate) fn left(&self, session: i64) {
         let queue = self.queue.lock();
-        // A leader, or a server that stands alone, decides when it expires.
-        if !queue.is_leading() {
-            self.sessions.lock().remove(session);
+        // A leader, or a server that stands alone, decides when it expires; a learner first tells the
+        // leader that it has heard from it, whose client counts on that.
+        if let Some(member) = self.member.get()
+            && !queue.is_leading()
+        {
+            let mut sessions = self.sessions.lock();
+            let told = |found: &Arc<Session>| found.heard() < member.told_until();
+            if sessions.get(session).is_some_and(told) {
+                sessions.remove(session);
+            }
         }
     }
 

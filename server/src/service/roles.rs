@@ -10,6 +10,7 @@ use quorate_proto::{OpCode, TxnHeader};
 
 use super::applier::{Applier, HOLD};
 use super::gate::{Answer, Gate, Waiting};
+use super::member::Member;
 use super::queue::{Batch, LazyTree, Role, Upstream};
 use super::{Mode, Service, wall_clock};
 use crate::error::ServerError;
@@ -247,7 +248,9 @@ impl MemberApplier {
         self.has_role = true;
         let connections = &service.connections;
         let here = |session| connections.has_session(session);
-        service.sessions.lock().hand_over(here);
+        let member = service.member.get();
+        let told = member.map_or(0, Member::told_until);
+        service.sessions.lock().hand_over(told, here);
         let tree = LazyTree::new(&service.tree);
         for waiting in self.gate.take() {
             let local = service.is_local(waiting.origin.session);

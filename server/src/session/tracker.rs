@@ -113,11 +113,13 @@ impl Tracker {
         }
     }
 
-    /// Leaves expiry to another server, and tracks only the sessions that are `here`.
-    pub fn hand_over(&mut self, mut here: impl FnMut(i64) -> bool) {
+    /// Leaves expiry to another server, and tracks only the sessions that are `here`, and those that
+    /// were heard from at `since` or later, which that server has yet to be told.
+    pub fn hand_over(&mut self, since: u64, mut here: impl FnMut(i64) -> bool) {
         self.expiring = false;
         self.buckets.clear();
-        self.sessions.retain(|id, _| here(*id));
+        self.sessions
+            .retain(|id, session| session.heard() >= since || here(*id));
     }
 
     /// The sessions heard from at `since` or later, with their timeouts.
