@@ -129,13 +129,11 @@ impl Peer {
         if let Err(over) = self.take(input) {
             self.end(over);
         }
+        self.tell_election();
         if let Err(over) = self.settle() {
             self.end(over);
         }
-        if std::mem::take(&mut self.own.reconfigured) {
-            let (committed, proposed) = (self.own.committed.clone(), self.own.proposed.clone());
-            self.election.set_membership(committed, proposed);
-        }
+        self.tell_election();
         std::mem::swap(&mut self.own.out, out);
     }
 
@@ -401,6 +399,14 @@ impl Peer {
         let (factor, step) = (6_364_136_223_846_793_005, 1_442_695_040_888_963_407);
         self.random = self.random.wrapping_mul(factor).wrapping_add(step);
         PAUSE / 2 + (self.random >> 32) % PAUSE
+    }
+
+    /// Lets votes go by the present configurations.
+    fn tell_election(&mut self) {
+        if std::mem::take(&mut self.own.reconfigured) {
+            let (committed, proposed) = (self.own.committed.clone(), self.own.proposed.clone());
+            self.election.set_membership(committed, proposed);
+        }
     }
 
     /// Goes on once all is durable that a vote would speak of; and tells the votes of a role that

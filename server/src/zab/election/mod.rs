@@ -416,9 +416,7 @@ impl Election {
         None
     }
 
-    /// Does a quorum of `votes` follow the leader of `cast`, who leads? Whoever does is an
-    /// ensemble already, and to join it takes no quorum of a configuration that may never be: one
-    /// that was proposed to this member and to no other would keep it out for ever.
+    /// Does a quorum of `votes` follow the leader of `cast`, who leads?
     ///
     /// One that has lost its database meanwhile leads nobody, however many still follow it.
     fn is_led(&self, votes: &BTreeMap<Sid, Cast>, cast: Cast) -> bool {
@@ -432,10 +430,7 @@ impl Election {
                 .is_some_and(|vote| vote.state == Role::Leading),
         };
         let agrees = |sid| votes.get(&sid).is_some_and(|vote| vote.agrees(&cast));
-        match leader == self.id {
-            true => leads && self.is_quorum(agrees),
-            false => leads && self.committed.is_quorum(agrees),
-        }
+        leads && self.is_quorum(agrees)
     }
 
     /// Ends the search if a quorum has agreed, and everybody else too or the time is up.
@@ -552,8 +547,10 @@ impl Election {
         self.configs().any(|config| config.is_voter(sid))
     }
 
+    /// Do enough voters agree? Only those of the committed configuration are asked: who votes in the
+    /// proposed one may not know of that yet, and not vote. Whoever is elected needs both to lead.
     fn is_quorum(&self, acks: impl Fn(Sid) -> bool) -> bool {
-        self.configs().all(|config| config.is_quorum(&acks))
+        self.committed.is_quorum(acks)
     }
 }
 

@@ -48,7 +48,7 @@ impl Leader {
             remote.observer = observer;
             remote.stage = Stage::Greeted;
         }
-        if !observer && own.is_voter(sid) {
+        if own.is_voter(sid) {
             own.newest_epoch = own.newest_epoch.max(accepted);
         }
         if self.phase == Phase::Gathering {

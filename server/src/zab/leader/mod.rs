@@ -182,10 +182,11 @@ impl Leader {
         own.is_quorum(|sid| sid == own.id() || self.voters(sid).any(&agrees))
     }
 
-    /// The learners that may vote as `sid`.
+    /// The learners that may vote as `sid`. One that does not know yet that it votes has promised,
+    /// and made durable what it was sent, like any other.
     fn voters(&self, sid: Sid) -> impl Iterator<Item = &Remote> {
         let learners = self.learners.values();
-        learners.filter(move |remote| remote.sid == sid && !remote.observer)
+        learners.filter(move |remote| remote.sid == sid)
     }
 
     /// Takes a connection in.
