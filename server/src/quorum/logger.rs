@@ -122,6 +122,7 @@ impl Logger {
                 let tree = self.replica.truncate(zxid)?;
                 let last_zxid = tree.is_some().then_some(zxid);
                 // One that is behind goes on where it is.
+                quorum.service.rest();
                 if let Some(tree) = tree
                     && quorum.service.tree().last_zxid() > zxid
                 {
@@ -136,6 +137,7 @@ impl Logger {
                 installing,
             } => {
                 self.replica.install(&tree)?;
+                quorum.service.rest();
                 quorum.service.replace_tree(*tree);
                 quorum.tell([Input::Installed { link, zxid }]);
                 drop(installing);

@@ -282,6 +282,25 @@ impl Service {
         self.tree.write().show_config(&config.to_string(), version);
     }
 
+    /// Waits until everything is applied that was given to [`Service::apply`].
+    pub(crate) fn rest(&self) {
+        let (done, rested) = mpsc::channel();
+        self.submit_job(Job::Rest(done));
+        // Nothing is ever sent: it ends with the job.
+        let _ = rested.recv();
+    }
+
+    /// Waits until the tree shows the transaction `zxid`. Cancel safe.
+    pub(crate) async fn shows(&self, zxid: i64) {
+        loop {
+            let applied = self.applied.notified();
+            if self.tree().last_zxid() >= zxid {
+                return;
+            }
+            applied.await;
+        }
+    }
+
     /// Another tree takes the place of this one: a snapshot has come, or the log was cut. Only while
     /// paused. Clients whose watches it may have passed over are disconnected.
     pub(crate) fn replace_tree(&self, tree: Tree) {

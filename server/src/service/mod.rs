@@ -32,7 +32,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use quorate_proto::{ErrorCode, OpCode};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout_at;
 
 use crate::config::Config;
@@ -127,6 +127,8 @@ pub(crate) struct Service {
     floor: AtomicI64,
     /// Counts the trees that took the place of another.
     generation: AtomicU64,
+    /// Told by a member whenever it has applied something.
+    applied: Notify,
     member: OnceLock<Member>,
     started: Instant,
 }
@@ -169,6 +171,7 @@ impl Service {
             open: AtomicBool::new(alone),
             floor: AtomicI64::new(0),
             generation: AtomicU64::new(0),
+            applied: Notify::new(),
             member: OnceLock::new(),
             started,
             config,

@@ -3,7 +3,7 @@
 //! was committed before.
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 
 use quorate_proto::jute::Decode;
 use quorate_proto::{OpCode, TxnHeader};
@@ -43,6 +43,8 @@ pub(super) enum Job {
     },
     /// A configuration is in force.
     Show(Membership),
+    /// Somebody waits until everything before this is done, and hears of it by the end of this.
+    Rest(Sender<()>),
     /// The member ends.
     Stop,
 }
@@ -94,6 +96,7 @@ impl MemberApplier {
                 }
                 Job::Pause { handed_over } => self.pause(handed_over),
                 Job::Show(config) => self.service.show_config(&config),
+                Job::Rest(done) => drop(done),
                 Job::Stop => break,
             }
         }
@@ -144,6 +147,7 @@ impl MemberApplier {
             drop(tree);
             self.applier.finish();
         }
+        service.applied.notify_waiters();
         if let Some(last) = entries.last().filter(|_| self.leading) {
             service.queue.lock().applied(last.zxid);
         }
