@@ -341,7 +341,7 @@ impl Quorum {
                 }
             }
             Output::Close { link, reason } => self.close(link, reason),
-            Output::SendSnapshot { link, .. } => self.send_tree(link),
+            Output::SendSnapshot { link, zxid } => self.send_tree(link, zxid),
             Output::ReadLog { link, after, upto } => self.read_log(link, after, upto),
             Output::Append { entries, position } => {
                 disk.push(DiskWork::Append { entries, position });

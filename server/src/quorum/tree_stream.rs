@@ -51,14 +51,15 @@ impl Quorum {
         Ok(())
     }
 
-    /// Dumps the tree on a link, in a task of its own; what is sent later waits.
-    pub(super) fn send_tree(self: &Arc<Self>, link: Link) {
+    /// Dumps the tree on a link, in a task of its own, once it shows `zxid`; what is sent later waits.
+    pub(super) fn send_tree(self: &Arc<Self>, link: Link, zxid: i64) {
         let Some(link) = self.wires.link(link) else {
             return;
         };
         let first = link.hold();
         let this = Arc::clone(self);
         self.runtime.spawn(async move {
+            this.service.shows(zxid).await;
             if let Err(error) = this.dump(&link, first).await {
                 tracing::info!(address = %link.address, %error, "a tree could not be sent");
                 this.close(link.id, "the tree could not be sent");
