@@ -3,7 +3,7 @@
 //!
 //! Everything here is a state machine without I/O. A [`Peer`] is one member: it takes [`Input`]s
 //! (a packet came, something is durable, time has passed) and answers [`Output`]s (send, append,
-//! apply). Threads, sockets, disks and clocks belong to whoever drives it: [`crate::quorum`] in a
+//! apply). Threads, sockets, disks and clocks belong to whoever drives it: `quorum` in a
 //! server, and the simulator, which replays any run from its seed.
 //!
 //! A driver carries the outputs out in their order, and gives the inputs of one source (a

@@ -28,7 +28,7 @@ struct Proposed {
     digest: u64,
 }
 
-/// See the [module](self).
+/// See the module.
 #[derive(Debug)]
 pub struct Chain {
     epochs: BTreeMap<u32, Epoch>,
