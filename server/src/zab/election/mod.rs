@@ -277,7 +277,7 @@ impl Election {
             return Ballot::NONE;
         }
         Ballot {
-            leader: if self.is_voter(self.id) {
+            leader: if self.is_candidate(self.id) {
                 self.id
             } else {
                 NOBODY
@@ -366,13 +366,15 @@ impl Election {
         cast: Cast,
         out: &mut Vec<Output>,
     ) -> Option<Decision> {
-        let search = self.search.as_mut()?;
         let ballot = cast.ballot;
+        let electable = self.is_candidate(ballot.leader);
+        let search = self.search.as_mut()?;
         if ballot.round < self.clock {
             out.push(self.notify(from, self.search.as_ref()?.proposal));
             return None;
         }
-        if search.initial.zxid == NO_DATABASE || ballot.zxid == NO_DATABASE {
+        let missing = search.initial.zxid == NO_DATABASE || ballot.zxid == NO_DATABASE;
+        if missing || !electable {
             return None;
         }
         if ballot.round > self.clock {
@@ -442,7 +444,7 @@ impl Election {
             format: 0,
         };
         let agrees = |sid| search.votes.get(&sid).is_some_and(|v| v.agrees(&proposal));
-        let elected = self.is_voter(search.proposal.leader) && self.is_quorum(agrees);
+        let elected = self.is_candidate(search.proposal.leader) && self.is_quorum(agrees);
         let gone = |sid| {
             let reported = self.unreachable.get(&sid);
             reported.is_some_and(|at| now < at + self.finalize_wait)
@@ -545,6 +547,12 @@ impl Election {
 
     fn is_voter(&self, sid: Sid) -> bool {
         self.configs().any(|config| config.is_voter(sid))
+    }
+
+    /// Can a server be elected? One of the proposed configuration alone cannot: members that do not
+    /// know of that would not follow it, and may be needed.
+    fn is_candidate(&self, sid: Sid) -> bool {
+        self.committed.is_voter(sid)
     }
 
     /// Do enough voters agree? Only those of the committed configuration are asked: who votes in the

@@ -570,7 +570,7 @@ fn groups_and_weights_decide() {
 }
 
 #[test]
-fn a_proposed_configuration_names_candidates_and_keeps_nobody_from_electing() {
+fn a_proposed_configuration_keeps_nobody_from_electing() {
     let mut proposed = ensemble(5, &[]);
     proposed.version = 2;
     let mut committed = ensemble(3, &[]);
