@@ -64,7 +64,7 @@ fn kills(mut cluster: Cluster) {
     let mut gaps = Vec::new();
     for kill in 1..=KILLS {
         let leader = cluster.leader();
-        let load = Load::start(&cluster.addresses(), 6);
+        let load = Load::start_on_any(&cluster.addresses(), 6);
         load.progress(5000);
         cluster.kill(leader);
         cluster.settle();

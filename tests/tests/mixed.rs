@@ -36,7 +36,7 @@ const CHANGES: usize = 8;
 /// all, and then compares what everybody has.
 fn take_turns(seats: Vec<Seat>, ours: &[usize]) {
     let mut cluster = Cluster::start(seats, Cluster::settings());
-    let load = Load::start(&cluster.addresses(), SESSIONS);
+    let load = Load::start_on_any(&cluster.addresses(), SESSIONS);
     let mut leaders = BTreeSet::new();
     for _ in 0..CHANGES {
         let leader = cluster.leader();
@@ -184,7 +184,7 @@ fn the_readme_migrates_there_and_back() {
     let all = cluster.ids();
     let mut operator = Operator { cluster };
     for commands in commands() {
-        let load = Load::start(&operator.cluster.addresses(), SESSIONS);
+        let load = Load::start_on_any(&operator.cluster.addresses(), SESSIONS);
         operator.carry_out_everywhere(&commands, &load);
         load.finish();
         operator.cluster.compare_among(&all);
