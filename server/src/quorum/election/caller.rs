@@ -191,6 +191,9 @@ impl Caller {
             }
         }
         if called || self.is_member() && since.elapsed() >= SHORTEST_LIFE {
+            // A process that is killed takes connections for a moment longer: it counts as gone
+            // until there is another conversation.
+            self.report(false);
             return self.connect().await;
         }
         self.back_off();
