@@ -34,10 +34,10 @@ const WINDOW: Duration = Duration::from_secs(30);
 /// use quorate_recipes::{Instance, NameService, Pick};
 ///
 /// let names = NameService::new(&client, "/services");
-/// let me = Instance::new("mail").address("10.0.0.7").port(2525);
+/// let me = Instance::<String>::new("mail").address("10.0.0.7").port(2525);
 /// let registration = names.register(&me).await?;
 ///
-/// let mail = names.resolver("mail", Pick::RoundRobin);
+/// let mail = names.resolver::<String>("mail", Pick::RoundRobin);
 /// mail.ready().await?;
 /// if let Some(instance) = mail.pick() {
 ///     println!("{:?}:{:?}", instance.address, instance.port);
