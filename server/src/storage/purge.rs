@@ -56,11 +56,14 @@ pub(super) fn purge(
         .saturating_sub(1);
     let old_snapshots = snapshots.iter().filter(|file| file.zxid < oldest);
     let old_logs = logs.iter().take(needed).filter(|file| file.zxid < oldest);
-    for (dir, file) in old_snapshots
-        .map(|file| (&dirs.data, file))
-        .chain(old_logs.map(|file| (&dirs.log, file)))
-    {
-        remove(disk, &mut purged, &dir.join(&file.name), file.len)?;
+    for file in old_snapshots {
+        remove(disk, &mut purged, &dirs.data.join(&file.name), file.len)?;
+    }
+    for file in old_logs {
+        remove(disk, &mut purged, &dirs.log.join(&file.name), file.len)?;
+        // Oldest first, and for good: a log that came back after a crash in front of one that did
+        // not would leave a hole, which at the end of an epoch no number tells.
+        disk.sync_dir(&dirs.log)?;
     }
     Ok(purged)
 }
