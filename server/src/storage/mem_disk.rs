@@ -70,11 +70,11 @@ struct Fault {
     error: io::ErrorKind,
 }
 
-/// A file, whatever its names are.
+/// A file, whatever its names are. Copies of a disk share what neither changes.
 #[derive(Debug, Clone, Default)]
 struct Inode {
-    live: Vec<u8>,
-    durable: Vec<u8>,
+    live: Arc<Vec<u8>>,
+    durable: Arc<Vec<u8>>,
     /// What turned `durable` into `live`, in order.
     pending: Vec<Change>,
 }
@@ -171,18 +171,21 @@ impl Change {
 
 impl Inode {
     fn change(&mut self, change: Change) {
-        change.apply(&mut self.live);
+        change.apply(Arc::make_mut(&mut self.live));
         self.pending.push(change);
     }
 
     fn sync(&mut self) {
         for change in self.pending.drain(..) {
-            change.apply(&mut self.durable);
+            change.apply(Arc::make_mut(&mut self.durable));
         }
     }
 
     /// What a power failure leaves of the file.
     fn tear(&mut self, random: &mut Random) {
+        if self.pending.is_empty() {
+            return;
+        }
         let states = self.pending.len() as u64 + 1;
         // One failure in four tears nothing and one loses everything, the rest does both.
         let all = match random.below(4) {
@@ -192,7 +195,7 @@ impl Inode {
         };
         let mut pick = || all.unwrap_or_else(|| random.below(states)) as usize;
         let after = |changes: usize| {
-            let mut content = self.durable.clone();
+            let mut content = Vec::clone(&self.durable);
             for change in &self.pending[..changes] {
                 change.apply(&mut content);
             }
@@ -207,8 +210,8 @@ impl Inode {
             let end = (start + place.len()).min(version.len());
             place[..end - start].copy_from_slice(&version[start..end]);
         }
-        self.live.clone_from(&torn);
-        self.durable = torn;
+        self.live = Arc::new(torn);
+        self.durable = Arc::clone(&self.live);
         self.pending.clear();
     }
 }
@@ -277,11 +280,10 @@ impl MemDisk {
             return false;
         };
         let Inode { live, durable, .. } = &mut state.inodes[inode];
-        for byte in [live.get_mut(offset), durable.get_mut(offset)]
-            .into_iter()
-            .flatten()
-        {
-            *byte ^= bits;
+        for content in [&mut *live, durable].map(Arc::make_mut) {
+            if let Some(byte) = content.get_mut(offset) {
+                *byte ^= bits;
+            }
         }
         offset < live.len()
     }
@@ -315,16 +317,17 @@ impl MemDisk {
     pub fn get(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
         let state = self.0.state.lock();
         let inode = state.find(path.as_ref()).ok()?;
-        Some(state.inodes[inode].live.clone())
+        Some(Vec::clone(&state.inodes[inode].live))
     }
 
     /// Puts a file there, durably, with the directories above it.
     pub fn put(&self, path: impl AsRef<Path>, content: &[u8]) {
         let mut state = self.0.state.lock();
         let inode = state.inodes.len();
+        let live = Arc::new(content.to_vec());
         state.inodes.push(Inode {
-            live: content.to_vec(),
-            durable: content.to_vec(),
+            durable: Arc::clone(&live),
+            live,
             pending: Vec::new(),
         });
         let (dir, name) = split(path.as_ref());

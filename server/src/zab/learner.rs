@@ -342,6 +342,9 @@ impl Learner {
 
     /// What comes between the decision on the learner's history and the word to serve.
     fn synchronise(&mut self, own: &mut Own, link: Link, packet: Packet) -> Turn {
+        if own.is(Mutant::EpochBeforeHistory) && own.promised.current != self.epoch {
+            own.write_epoch(EpochFile::Current, self.epoch);
+        }
         match packet {
             Packet::NewLeader { epoch, config } if self.phase == Phase::Syncing => {
                 self.new_leader(own, epoch, &config)
@@ -530,12 +533,6 @@ impl Learner {
             false => own.history.durable(),
         };
         let (joinable, ackable) = (durable(Mutant::JoinEarly), durable(Mutant::AckEarly));
-        if own.is(Mutant::EpochBeforeHistory)
-            && self.owes_new_leader()
-            && own.promised.current != self.epoch
-        {
-            own.write_epoch(EpochFile::Current, self.epoch);
-        }
         let mut last = None;
         while let Some(owed) = self.owed.front().copied() {
             match owed {
@@ -544,7 +541,9 @@ impl Learner {
                         if own.promised.current != self.epoch {
                             own.write_epoch(EpochFile::Current, self.epoch);
                         }
-                        break;
+                        if !own.is(Mutant::JoinEarly) {
+                            break;
+                        }
                     }
                     let zxid = zxid_of(self.epoch, 0);
                     own.send(link, Packet::Ack { zxid });

@@ -3,13 +3,15 @@
 use std::io;
 
 use quorate_server::storage::StorageError;
+use quorate_server::storage::epoch::EpochFile;
 use quorate_server::storage::mem_disk::{MemDisk, Verb};
+use quorate_server::zab::{Output, Packet};
 
 use super::Micros;
 use super::checker::{Checked, demand};
 use super::member::Rot;
 use super::network::WireId;
-use super::plan::{Death, Fault, MILLI, Shape, Whom};
+use super::plan::{Blow, Death, Fault, MILLI, Point, Shape, Whom};
 use super::world::{Event, World};
 
 /// What a fault that is in force has to take back.
@@ -48,30 +50,33 @@ impl World {
                 let victim = self.find(whom);
                 self.members[victim].paused_until = self.now + length;
             }
-            Fault::Cut(shape, length) => self.cut(at, shape, length),
+            Fault::Cut(shape, length) => {
+                let cuts = self.directions(shape);
+                self.cut(cuts, length);
+            }
             Fault::Break(whom) => {
                 let victim = self.find(whom);
                 self.break_connections(|a, b| a == victim || b == victim);
             }
             Fault::SlowNetwork(slowness, length) => {
                 self.net.slowness = slowness;
-                self.last(at, length, Active::SlowNetwork);
+                self.last(length, Active::SlowNetwork);
             }
             Fault::SlowDisk(whom, slowness, length) => {
                 let victim = self.find(whom);
                 self.members[victim].slowness = slowness;
-                self.last(at, length, Active::Disk(victim));
+                self.last(length, Active::Disk(victim));
             }
             Fault::Hang(whom, length) => {
                 let victim = self.find(whom);
                 self.members[victim].hangs = true;
-                self.last(at, length, Active::Disk(victim));
+                self.last(length, Active::Disk(victim));
             }
             Fault::Drift(whom, speed, length) => {
                 let victim = self.find(whom);
                 self.members[victim].clock.drift(self.now, speed);
                 self.clock_changed(victim);
-                self.last(at, length, Active::Drift(victim));
+                self.last(length, Active::Drift(victim));
             }
             Fault::Jump(whom, by) => {
                 let victim = self.find(whom);
@@ -85,6 +90,7 @@ impl World {
                     self.damage(victim);
                 }
             }
+            Fault::Ambush(point, passed, blow) => self.ambushes.push((point, passed, blow)),
             Fault::HandOver => {
                 if let Some(leader) = self.leader() {
                     self.hand_over(leader)?;
@@ -95,7 +101,8 @@ impl World {
     }
 
     /// A fault stays in force for a while.
-    fn last(&mut self, at: usize, length: Micros, active: Active) {
+    fn last(&mut self, length: Micros, active: Active) {
+        let at = self.active.last_key_value().map_or(0, |(at, _)| at + 1);
         self.active.insert(at, active);
         self.after(length, Event::FaultEnds(at));
     }
@@ -130,6 +137,7 @@ impl World {
         while let Some(at) = self.active.keys().next().copied() {
             self.relent(at);
         }
+        self.ambushes.clear();
         self.net.heal();
         self.arm_everything();
         for at in 0..self.members.len() {
@@ -155,6 +163,41 @@ impl World {
         for (from, to) in (0..count).flat_map(|from| (0..count).map(move |to| (from, to))) {
             if from != to {
                 self.arm_votes(from, to);
+            }
+        }
+    }
+
+    /// The blow that falls on who does this, if somebody lies in wait for it.
+    pub(super) fn ambushed(&mut self, output: &Output) -> Option<Blow> {
+        if self.ambushes.is_empty() {
+            return None;
+        }
+        let point = point_of(output)?;
+        let at = self.ambushes.iter().position(|(at, ..)| *at == point)?;
+        match &mut self.ambushes[at].1 {
+            0 => Some(self.ambushes.swap_remove(at).2),
+            passed => {
+                *passed -= 1;
+                None
+            }
+        }
+    }
+
+    /// A blow falls on a member.
+    pub(super) fn fall(&mut self, victim: usize, blow: Blow) {
+        self.trace
+            .note(self.now, || format!("! {blow:?} on {}", victim + 1));
+        match blow {
+            Blow::Die(_, down) => {
+                self.crash(victim, Death::Power);
+                self.after(down, Event::Start(victim));
+            }
+            Blow::Break => self.break_connections(|a, b| a == victim || b == victim),
+            Blow::Pause(length) => self.members[victim].paused_until = self.now + length,
+            Blow::Isolate(length) => {
+                let others = (0..self.members.len()).filter(|other| *other != victim);
+                let cuts = others.flat_map(|other| [(victim, other), (other, victim)]);
+                self.cut(cuts.collect(), length);
             }
         }
     }
@@ -211,8 +254,7 @@ impl World {
         self.rearm(victim);
     }
 
-    fn cut(&mut self, at: usize, shape: Shape, length: Micros) {
-        let cuts = self.directions(shape);
+    fn cut(&mut self, cuts: Vec<(usize, usize)>, length: Micros) {
         for (from, to) in &cuts {
             self.net.cut(*from, *to, true);
         }
@@ -220,7 +262,7 @@ impl World {
         if self.rng.bool() {
             self.break_connections(|a, b| cuts.contains(&(a, b)));
         }
-        self.last(at, length, Active::Cut(cuts));
+        self.last(length, Active::Cut(cuts));
     }
 
     /// The directions that a shape cuts.
@@ -327,4 +369,30 @@ impl World {
         self.after(50 * MILLI, Event::Start(at));
         Ok(())
     }
+}
+
+/// The point that a member comes to by an output.
+fn point_of(output: &Output) -> Option<Point> {
+    Some(match output {
+        Output::WriteEpoch { file, .. } => match file {
+            EpochFile::Accepted => Point::Promise,
+            EpochFile::Current => Point::Join,
+        },
+        Output::Send { packet, .. } => match packet {
+            Packet::LeaderInfo { .. } => Point::LeaderInfo,
+            Packet::AckEpoch { .. } => Point::AckEpoch,
+            Packet::Diff { .. } | Packet::Truncate { .. } => Point::Synchronise,
+            Packet::NewLeader { .. } => Point::NewLeader,
+            Packet::Ack { .. } => Point::Ack,
+            Packet::UpToDate => Point::UpToDate,
+            Packet::Commit { .. } => Point::Commit,
+            _ => return None,
+        },
+        Output::SendSnapshot { .. } => Point::Synchronise,
+        Output::Lead { .. } => Point::Lead,
+        Output::Broadcast { .. } => Point::Propose,
+        Output::Append { .. } => Point::Append,
+        Output::Truncate { .. } => Point::Truncate,
+        _ => return None,
+    })
 }

@@ -224,6 +224,9 @@ impl World {
             Load::End => {
                 wire.ends[1 - from].open = false;
                 wire.lanes[1 - from].truncate(0);
+                if sender.open {
+                    wire.end(1 - from, rest);
+                }
                 if let Some(link) = link {
                     self.step(receiver.member, Input::Closed { link })?;
                 }

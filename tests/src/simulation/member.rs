@@ -8,6 +8,7 @@ use quorate_proto::{Acl, PersistedStat};
 use quorate_server::storage::epoch::{EpochFile, Epochs};
 use quorate_server::storage::log::LogOptions;
 use quorate_server::storage::mem_disk::MemDisk;
+use quorate_server::storage::purge::MIN_RETAINED;
 use quorate_server::storage::replica::Replica;
 use quorate_server::storage::snapshot::{Head, Progress, Source, Tail};
 use quorate_server::storage::{Options, Storage, StorageError};
@@ -132,7 +133,7 @@ impl Process {
         self.dumps.clear();
         self.since_snapshot = 0;
         let jobs = &mut self.host.jobs;
-        jobs.retain(|job| !matches!(job, Job::Snapshot(_)));
+        jobs.retain(|job| !matches!(job, Job::Snapshot(..)));
     }
 }
 
@@ -165,8 +166,8 @@ pub enum Job {
         /// The tree.
         dump: Box<Dump>,
     },
-    /// Write a snapshot of the member's own.
-    Snapshot(Box<Dump>),
+    /// Write a snapshot of the member's own, and remove what is old then if that is wanted.
+    Snapshot(Box<Dump>, bool),
 }
 
 /// What a job came to.
@@ -322,9 +323,12 @@ impl DiskHost {
                 let (link, zxid) = (*link, tree.last_zxid());
                 Done::Replaced(Box::new(tree), Input::Installed { link, zxid })
             }
-            Job::Snapshot(dump) => {
+            Job::Snapshot(dump, purges) => {
                 self.replica.roll()?;
                 self.storage.write_snapshot(&mut Recorded::of(dump))?;
+                if *purges {
+                    self.storage.purge(MIN_RETAINED)?;
+                }
                 Done::Nothing
             }
         })

@@ -28,6 +28,8 @@ pub struct Plan {
     pub commit_log_count: usize,
     /// Transactions between two snapshots.
     pub snap_count: u32,
+    /// Are old snapshots and logs removed?
+    pub purges: bool,
     /// The shortest and the longest time that a packet takes.
     pub latency: (Micros, Micros),
     /// The shortest and the longest time that the disk takes.
@@ -106,6 +108,52 @@ pub enum Fault {
     Damage(Whom, Micros),
     /// The leader is asked to let another one lead.
     HandOver,
+    /// The next time but so many that anybody comes to this point, a blow falls.
+    Ambush(Point, u32, Blow),
+}
+
+/// A point of the protocol that is not passed often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// Takes down the epoch that it takes part in.
+    Promise,
+    /// Names the epoch.
+    LeaderInfo,
+    /// Takes part in the epoch.
+    AckEpoch,
+    /// Takes down the epoch that it has joined.
+    Join,
+    /// Begins to send a learner what it lacks.
+    Synchronise,
+    /// Says that this is all.
+    NewLeader,
+    /// Acknowledges something.
+    Ack,
+    /// Lets a learner serve.
+    UpToDate,
+    /// Leads.
+    Lead,
+    /// Proposes.
+    Propose,
+    /// Appends.
+    Append,
+    /// Commits.
+    Commit,
+    /// Cuts its log.
+    Truncate,
+}
+
+/// What falls on a member that comes to a point.
+#[derive(Debug, Clone, Copy)]
+pub enum Blow {
+    /// It dies, just before or just after, and starts again after a while.
+    Die(bool, Micros),
+    /// Its connections break.
+    Break,
+    /// It does nothing for a while.
+    Pause(Micros),
+    /// It is alone for a while.
+    Isolate(Micros),
 }
 
 type Draw = fn(&mut Rng) -> Fault;
@@ -142,7 +190,8 @@ const KINDS: &[(u32, Draw)] = &[
     }),
     (1, |rng| Fault::Jump(whom(rng), rng.u64(10..5_000))),
     (1, |rng| Fault::Damage(whom(rng), down(rng))),
-    (0, |_| Fault::HandOver),
+    (2, |_| Fault::HandOver),
+    (8, |rng| Fault::Ambush(point(rng), rng.u32(..4), blow(rng))),
 ];
 
 fn whom(rng: &mut Rng) -> Whom {
@@ -159,6 +208,34 @@ fn death(rng: &mut Rng) -> Death {
         3..6 => Death::Power,
         6..9 => Death::AtOutput(rng.u32(..20)),
         _ => Death::Disk,
+    }
+}
+
+fn point(rng: &mut Rng) -> Point {
+    const POINTS: [Point; 13] = [
+        Point::Promise,
+        Point::LeaderInfo,
+        Point::AckEpoch,
+        Point::Join,
+        Point::Synchronise,
+        Point::NewLeader,
+        Point::Ack,
+        Point::UpToDate,
+        Point::Lead,
+        Point::Propose,
+        Point::Append,
+        Point::Commit,
+        Point::Truncate,
+    ];
+    POINTS[rng.usize(..POINTS.len())]
+}
+
+fn blow(rng: &mut Rng) -> Blow {
+    match rng.u8(..6) {
+        0..3 => Blow::Die(rng.bool(), down(rng)),
+        3 => Blow::Break,
+        4 => Blow::Pause(rng.u64(20 * MILLI..2 * SECOND)),
+        _ => Blow::Isolate(rng.u64(50 * MILLI..2 * SECOND)),
     }
 }
 
@@ -201,6 +278,7 @@ impl Plan {
             thinks: rng.u64(5 * MILLI..80 * MILLI),
             commit_log_count: *rng.choice(&[1, 3, 10, 500]).unwrap_or(&500),
             snap_count: *rng.choice(&[3, 8, 20, 1_000]).unwrap_or(&1_000),
+            purges: rng.bool(),
             latency: (fast, fast * rng.u64(1..10)),
             disk: (disk, disk * rng.u64(1..10)),
             trouble,

@@ -10,7 +10,7 @@ use quorate_server::zab::{Entry, Input, Millis, Output, Packet, Peer, Recovered,
 use super::checker::{Checked, Violation, Z, demand, index, sid};
 use super::member::{DiskHost, DumpFor, Job, Process};
 use super::network::{Load, WireId};
-use super::plan::{Death, MILLI, SECOND};
+use super::plan::{Blow, Death, MILLI, SECOND};
 use super::service::{ConnId, Service, Tell, Wishes};
 use super::show::Show;
 use super::world::{Event, World};
@@ -229,7 +229,6 @@ impl World {
                 packet: Packet::HandOver { .. },
                 ..
             } => self.checker.is_told(at),
-            Input::HandOver { .. } => self.checker.is_told(at),
             Input::Truncated {
                 last_zxid: Some(zxid),
             }
@@ -248,16 +247,23 @@ impl World {
         let role = process.peer.role();
         self.checker.becomes(at, role)?;
         for output in outputs.drain(..) {
-            if self.dies_here(at) {
+            let blow = self.ambushed(&output);
+            if self.dies_here(at) || matches!(blow, Some(Blow::Die(false, _))) {
                 self.trace.note(self.now, || {
                     format!("{} dies before {}", at + 1, Show(&output))
                 });
                 self.crash(at, Death::Power);
+            } else {
+                self.trace
+                    .note(self.now, || format!("{} > {}", at + 1, Show(&output)));
+                self.carry_out(at, output)?;
+            }
+            if let Some(blow) = blow {
+                self.fall(at, blow);
+            }
+            if !self.members[at].is_up() {
                 break;
             }
-            self.trace
-                .note(self.now, || format!("{} > {}", at + 1, Show(&output)));
-            self.carry_out(at, output)?;
         }
         outputs.clear();
         self.outputs = outputs;
@@ -315,8 +321,8 @@ impl World {
             }
             Output::Truncate { zxid } => self.queue_job(at, Job::Truncate { zxid }),
             Output::Apply { entries } => self.apply(at, &entries)?,
-            Output::Looking { .. } => {
-                self.checker.looks(at);
+            Output::Looking { handed_over, .. } => {
+                self.checker.looks(at, handed_over);
                 self.serve(at, |service, _, _, wishes| service.pause(wishes))?;
             }
             Output::Resign { .. } => {

@@ -164,7 +164,10 @@ impl World {
         }
         for (whom, dump) in complete {
             match whom {
-                DumpFor::Disk => self.queue_job(at, Job::Snapshot(Box::new(dump))),
+                DumpFor::Disk => {
+                    let purges = self.plan.purges;
+                    self.queue_job(at, Job::Snapshot(Box::new(dump), purges));
+                }
                 DumpFor::Learner(wire) => self.dumped(wire, dump),
             }
         }

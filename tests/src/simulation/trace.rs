@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use super::Micros;
 
 /// Lines that are kept: enough to see how a violation came about.
-const KEPT: usize = 4_000;
+const KEPT: usize = 100_000;
 
 /// The trace of a run. One that is off costs nothing but a branch for each line.
 #[derive(Debug, Default)]

@@ -14,7 +14,7 @@ use super::flaw::Flaw;
 use super::history::History;
 use super::member::{Job, Member};
 use super::network::{Lane, Network, WireId};
-use super::plan::{MILLI, Plan, SECOND};
+use super::plan::{Blow, MILLI, Plan, Point, SECOND};
 use super::service::{Ask, ConnId, Tell};
 use super::trace::Trace;
 use super::{Counts, Micros, Mutant};
@@ -86,6 +86,7 @@ pub struct World {
     pub(super) next_conn: ConnId,
     pub(super) next_data: u64,
     pub(super) active: BTreeMap<usize, Active>,
+    pub(super) ambushes: Vec<(Point, u32, Blow)>,
     pub(super) checker: Checker,
     pub(super) history: History,
     /// What happened.
@@ -142,6 +143,7 @@ impl World {
             next_conn: 0,
             next_data: 0,
             active: BTreeMap::new(),
+            ambushes: Vec::new(),
             checker: Checker::new(config, count),
             history: History::default(),
             trace,

@@ -136,6 +136,16 @@ impl Chain {
         epoch_of(history) == epoch_of(prefix) && history >= prefix
     }
 
+    /// The newest transaction of a history that is older than an epoch.
+    pub fn before(&self, mut history: i64, epoch: u32) -> i64 {
+        while epoch_of(history) >= epoch
+            && let Some(initial) = self.initial(epoch_of(history))
+        {
+            history = initial;
+        }
+        history
+    }
+
     /// The transactions of a history, from its beginning.
     pub fn history(&self, upto: i64) -> Vec<&Entry> {
         let mut history = Vec::new();

@@ -76,8 +76,10 @@ struct Seen {
     /// The epoch in which it serves.
     serves: Option<u32>,
     role: Role,
-    /// The newest epoch that it took part in by an ACKEPOCH that counts.
+    /// The newest epoch that it took part in by an ACKEPOCH that counts, and what it said there
+    /// each time of itself.
     promised: u32,
+    offers: BTreeMap<u32, (u32, i64)>,
     /// It lost its disk, and has not got everything back yet.
     blank: bool,
     round: i64,
@@ -119,6 +121,7 @@ impl Checker {
             serves: None,
             role: Role::Looking,
             promised: 0,
+            offers: BTreeMap::new(),
             blank: false,
             round: 0,
             votes: BTreeMap::new(),
@@ -291,7 +294,7 @@ impl Checker {
                 self.nothing_lost()?;
             }
             // What a snapshot shows beyond its number makes no difference: it is replayed.
-            Job::Snapshot(dump) => {
+            Job::Snapshot(dump, _) => {
                 demand!(
                     "P12",
                     self.chain.contains(self.committed, dump.zxid()),
@@ -418,6 +421,17 @@ impl Checker {
             name(member),
             name(self.chain.leader(epoch).unwrap_or(member))
         );
+        let own = (seen.epochs.current, seen.appended);
+        let yields = |sid: Sid| {
+            let offer = self.members[index(sid)].offers.get(&epoch);
+            index(sid) == member || offer.is_some_and(|offer| *offer <= own)
+        };
+        demand!(
+            "E3",
+            self.config.is_quorum(yields),
+            "{} leads epoch {epoch} with {own:?}, and no quorum has promised to follow that",
+            name(member)
+        );
         self.chain.begin(epoch, member, seen.appended);
         Ok(())
     }
@@ -436,13 +450,15 @@ impl Checker {
             name(member)
         );
         let initial = self.chain.initial(epoch).unwrap_or(0);
+        // A leader that hears late of its quorum may find that a newer one has gone on.
+        let before = self.chain.before(self.committed, epoch);
         demand!(
             "S8",
-            self.chain.contains(initial, self.committed),
+            self.chain.contains(initial, before),
             "{} leads epoch {epoch} from {}, and {} is committed",
             name(member),
             Z(initial),
-            Z(self.committed)
+            Z(before)
         );
         self.decides(member, initial)?;
         let seen = &mut self.members[member];
@@ -520,9 +536,15 @@ impl Checker {
         Ok(())
     }
 
-    /// The role of a member is over.
-    pub fn looks(&mut self, member: usize) {
+    /// A member was told whom to follow.
+    pub fn is_told(&mut self, member: usize) {
+        self.members[member].told = true;
+    }
+
+    /// The role of a member is over; it may know already who is to lead next.
+    pub fn looks(&mut self, member: usize, told: bool) {
         let seen = &mut self.members[member];
+        seen.told |= told;
         seen.serves = None;
         seen.votes.clear();
     }
@@ -618,11 +640,6 @@ impl Checker {
         votes.entry(from).or_default().insert(vote.leader);
     }
 
-    /// A member was told whom to follow.
-    pub fn is_told(&mut self, member: usize) {
-        self.members[member].told = true;
-    }
-
     /// A member votes.
     pub fn votes(&mut self, member: usize, vote: &Notification) -> Checked {
         let seen = &mut self.members[member];
@@ -699,7 +716,9 @@ impl Checker {
         let epoch = epoch.unwrap_or(0);
         match packet {
             Packet::AckEpoch {
-                current: Some(_), ..
+                current: Some(current),
+                last_zxid,
+                ..
             } => {
                 demand!(
                     "P2",
@@ -716,6 +735,7 @@ impl Checker {
                     seen.promised
                 );
                 seen.promised = epoch;
+                seen.offers.insert(epoch, (*current, *last_zxid));
             }
             Packet::Ack { zxid } if *zxid == zxid_of(epoch, 0) => {
                 let initial = self.chain.initial(epoch).unwrap_or(i64::MAX);
