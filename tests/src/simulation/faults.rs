@@ -11,14 +11,14 @@ use super::Micros;
 use super::checker::{Checked, demand};
 use super::member::Rot;
 use super::network::WireId;
-use super::plan::{Blow, Death, Fault, MILLI, Point, Shape, Whom};
+use super::plan::{Blow, Death, Fault, MILLI, Point, Ports, Shape, Whom};
 use super::world::{Event, World};
 
 /// What a fault that is in force has to take back.
 #[derive(Debug)]
 pub enum Active {
     /// These directions are cut.
-    Cut(Vec<(usize, usize)>),
+    Cut(Ports, Vec<(usize, usize)>),
     /// The network is slow.
     SlowNetwork,
     /// A disk is slow, or hangs.
@@ -50,9 +50,9 @@ impl World {
                 let victim = self.find(whom);
                 self.members[victim].paused_until = self.now + length;
             }
-            Fault::Cut(shape, length) => {
+            Fault::Cut(shape, ports, length) => {
                 let cuts = self.directions(shape);
-                self.cut(cuts, length);
+                self.cut(ports, cuts, length);
             }
             Fault::Break(whom) => {
                 let victim = self.find(whom);
@@ -110,9 +110,9 @@ impl World {
     /// A fault ends.
     pub(super) fn relent(&mut self, at: usize) {
         match self.active.remove(&at) {
-            Some(Active::Cut(cuts)) => {
+            Some(Active::Cut(ports, cuts)) => {
                 for (from, to) in cuts {
-                    self.net.cut(from, to, false);
+                    self.net.cut(from, to, ports, false);
                 }
                 self.arm_everything();
             }
@@ -197,7 +197,7 @@ impl World {
             Blow::Isolate(length) => {
                 let others = (0..self.members.len()).filter(|other| *other != victim);
                 let cuts = others.flat_map(|other| [(victim, other), (other, victim)]);
-                self.cut(cuts.collect(), length);
+                self.cut(Ports::All, cuts.collect(), length);
             }
         }
     }
@@ -254,15 +254,15 @@ impl World {
         self.rearm(victim);
     }
 
-    fn cut(&mut self, cuts: Vec<(usize, usize)>, length: Micros) {
+    fn cut(&mut self, ports: Ports, cuts: Vec<(usize, usize)>, length: Micros) {
         for (from, to) in &cuts {
-            self.net.cut(*from, *to, true);
+            self.net.cut(*from, *to, ports, true);
         }
         // Some connections are given up at once, others wait for better times.
         if self.rng.bool() {
             self.break_connections(|a, b| cuts.contains(&(a, b)));
         }
-        self.last(length, Active::Cut(cuts));
+        self.last(length, Active::Cut(ports, cuts));
     }
 
     /// The directions that a shape cuts.

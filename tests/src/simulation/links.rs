@@ -293,7 +293,7 @@ impl World {
     }
 
     pub(super) fn arm_votes(&mut self, from: usize, to: usize) {
-        if self.net.is_cut(from, to) {
+        if self.net.votes_are_cut(from, to) {
             return;
         }
         let (pair, lane) = self.net.vote_lane(from, to);
@@ -306,7 +306,7 @@ impl World {
         if self.postponed(to, Event::Vote(from, to)) {
             return Ok(());
         }
-        let (now, cut) = (self.now, self.net.is_cut(from, to));
+        let (now, cut) = (self.now, self.net.votes_are_cut(from, to));
         let (pair, lane) = self.net.vote_lane(from, to);
         pair.lanes[lane].disarm();
         if !cut
@@ -322,7 +322,7 @@ impl World {
 
     /// Two election ports connect, if they can.
     pub(super) fn meet(&mut self, a: usize, b: usize) -> Checked {
-        let cut = self.net.is_cut(a, b) || self.net.is_cut(b, a);
+        let cut = self.net.votes_are_cut(a, b) || self.net.votes_are_cut(b, a);
         let up = self.members[a].is_up() && self.members[b].is_up();
         let (pair, _) = self.net.vote_lane(a, b);
         if pair.up || !up {

@@ -11,6 +11,7 @@ use quorate_server::zab::{Link, Packet};
 
 use super::Micros;
 use super::member::Dump;
+use super::plan::Ports;
 
 /// Something under way in one direction, in order.
 #[derive(Debug)]
@@ -182,8 +183,9 @@ pub struct Network {
     next_wire: WireId,
     /// Connections of election ports, by the two members, the smaller one first.
     pub votes: BTreeMap<(usize, usize), VotePair>,
-    /// How many cuts there are from one member to another.
-    cuts: Vec<Vec<u32>>,
+    /// How many cuts there are from one member to another, of the quorum port and of the election
+    /// port.
+    cuts: Vec<Vec<[u32; 2]>>,
     /// The shortest and the longest time that anything takes.
     latency: (Micros, Micros),
     /// Times the latency, while the network is slow.
@@ -198,7 +200,7 @@ impl Network {
             wires: BTreeMap::new(),
             next_wire: 0,
             votes: pairs.map(|pair| (pair, VotePair::default())).collect(),
-            cuts: vec![vec![0; members]; members],
+            cuts: vec![vec![[0; 2]; members]; members],
             latency,
             slowness: 1,
         }
@@ -211,24 +213,36 @@ impl Network {
         rng.u64(least..=longest) * self.slowness
     }
 
-    /// Is what `from` sends to `to` held back?
+    /// Is what `from` sends to the quorum port of `to`, or from its own, held back?
     pub fn is_cut(&self, from: usize, to: usize) -> bool {
-        self.cuts[from][to] > 0
+        self.cuts[from][to][0] > 0
+    }
+
+    /// Are the votes held back that `from` sends to `to`?
+    pub fn votes_are_cut(&self, from: usize, to: usize) -> bool {
+        self.cuts[from][to][1] > 0
     }
 
     /// Cuts one direction, or takes back one cut.
-    pub fn cut(&mut self, from: usize, to: usize, cut: bool) {
-        let cuts = &mut self.cuts[from][to];
-        *cuts = if cut {
-            *cuts + 1
-        } else {
-            cuts.saturating_sub(1)
-        };
+    pub fn cut(&mut self, from: usize, to: usize, ports: Ports, cut: bool) {
+        let [quorum, election] = &mut self.cuts[from][to];
+        for (counter, other) in [(quorum, Ports::Election), (election, Ports::Quorum)] {
+            if ports != other {
+                *counter = if cut {
+                    *counter + 1
+                } else {
+                    counter.saturating_sub(1)
+                };
+            }
+        }
     }
 
     /// Takes back all cuts.
     pub fn heal(&mut self) {
-        self.cuts.iter_mut().flatten().for_each(|cuts| *cuts = 0);
+        self.cuts
+            .iter_mut()
+            .flatten()
+            .for_each(|cuts| *cuts = [0; 2]);
         self.slowness = 1;
     }
 

@@ -28,6 +28,8 @@ pub struct Plan {
     pub commit_log_count: usize,
     /// Transactions between two snapshots.
     pub snap_count: u32,
+    /// Are learners always sent the whole tree?
+    pub force_snapshot: bool,
     /// Are old snapshots and logs removed?
     pub purges: bool,
     /// The shortest and the longest time that a packet takes.
@@ -81,6 +83,17 @@ pub enum Shape {
     Pair,
 }
 
+/// What a cut concerns: a firewall knows ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ports {
+    /// Everything.
+    All,
+    /// The quorum port.
+    Quorum,
+    /// The election port.
+    Election,
+}
+
 /// What goes wrong.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
@@ -91,7 +104,7 @@ pub enum Fault {
     /// A member does nothing for a while.
     Pause(Whom, Micros),
     /// The network is cut for a while.
-    Cut(Shape, Micros),
+    Cut(Shape, Ports, Micros),
     /// Connections of a member break.
     Break(Whom),
     /// Everything takes so many times as long for a while.
@@ -169,7 +182,7 @@ const KINDS: &[(u32, Draw)] = &[
         Fault::Pause(whom(rng), rng.u64(20 * MILLI..2 * SECOND))
     }),
     (4, |rng| {
-        Fault::Cut(shape(rng), rng.u64(50 * MILLI..3 * SECOND))
+        Fault::Cut(shape(rng), ports(rng), rng.u64(50 * MILLI..3 * SECOND))
     }),
     (4, |rng| Fault::Break(whom(rng))),
     (1, |rng| {
@@ -259,6 +272,14 @@ fn shape(rng: &mut Rng) -> Shape {
     }
 }
 
+fn ports(rng: &mut Rng) -> Ports {
+    match rng.u8(..8) {
+        0 | 1 => Ports::Quorum,
+        2 => Ports::Election,
+        _ => Ports::All,
+    }
+}
+
 impl Plan {
     /// Draws a plan.
     pub fn draw(rng: &mut Rng) -> Self {
@@ -278,6 +299,7 @@ impl Plan {
             thinks: rng.u64(5 * MILLI..80 * MILLI),
             commit_log_count: *rng.choice(&[1, 3, 10, 500]).unwrap_or(&500),
             snap_count: *rng.choice(&[3, 8, 20, 1_000]).unwrap_or(&1_000),
+            force_snapshot: rng.u8(..8) == 0,
             purges: rng.bool(),
             latency: (fast, fast * rng.u64(1..10)),
             disk: (disk, disk * rng.u64(1..10)),

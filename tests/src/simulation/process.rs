@@ -141,7 +141,7 @@ impl World {
             finalize_wait: self.rng.u64(10..200),
             commit_log_count: self.plan.commit_log_count,
             commit_log_bytes: 1 << 20,
-            force_snapshot: self.rng.u8(..) < 10,
+            force_snapshot: self.plan.force_snapshot,
             observer: member >= self.plan.voters,
             reconfig: false,
         }
@@ -229,6 +229,13 @@ impl World {
                 packet: Packet::HandOver { .. },
                 ..
             } => self.checker.is_told(at),
+            Input::Sync { link } => {
+                let process = self.members[at].process.as_ref();
+                let wire = process.and_then(|process| process.links.get(link));
+                if let Some((wire, _)) = wire {
+                    self.checker.syncs(*wire, at);
+                }
+            }
             Input::Truncated {
                 last_zxid: Some(zxid),
             }

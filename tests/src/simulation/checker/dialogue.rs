@@ -1,5 +1,7 @@
 //! What may be said on one connection of the quorum port, and when.
 
+use std::collections::VecDeque;
+
 use quorate_server::zab::{Packet, zxid_of};
 
 use super::{Chain, Checked, Z, demand};
@@ -14,13 +16,22 @@ pub(super) struct Dialogue {
     had: i64,
     /// What the learner has or was sent.
     sent: Option<i64>,
+    /// Where the synchronisation began; that much is committed.
+    begun: i64,
     committed: i64,
     new_leader: bool,
     acknowledged: Option<i64>,
     up_to_date: bool,
+    /// What the learner has to be told of before each of its `sync`s is answered.
+    syncs: VecDeque<i64>,
 }
 
 impl Dialogue {
+    /// The learner's `sync` has come in when this was the last proposal.
+    pub(super) fn sync(&mut self, proposed: i64) {
+        self.syncs.push_back(proposed);
+    }
+
     /// The leader sends a packet.
     pub(super) fn leader_sends(&mut self, packet: &Packet, chain: &Chain) -> Checked {
         match packet {
@@ -66,6 +77,20 @@ impl Dialogue {
                 );
                 self.committed = *zxid;
             }
+            Packet::Sync => {
+                let proposed = self.syncs.pop_front().unwrap_or(0);
+                let told = match self.observer {
+                    true => self.sent.unwrap_or(0),
+                    false => self.committed,
+                };
+                demand!(
+                    "C4",
+                    chain.contains(told, proposed) || proposed <= self.begun,
+                    "a sync behind {} is answered behind {}",
+                    Z(proposed),
+                    Z(told)
+                );
+            }
             Packet::NewLeader { epoch, .. } => {
                 let expected = self.sent.is_some() && !self.new_leader;
                 demand!("M1", expected, "NEWLEADER out of its place");
@@ -95,6 +120,7 @@ impl Dialogue {
             "a second DIFF, TRUNC or SNAP, or one without an epoch"
         );
         self.sent = Some(zxid);
+        self.begun = zxid;
         Ok(())
     }
 

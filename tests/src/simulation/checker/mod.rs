@@ -766,6 +766,12 @@ impl Checker {
         Ok(())
     }
 
+    /// A leader hears of a learner's `sync`.
+    pub fn syncs(&mut self, wire: WireId, member: usize) {
+        let proposed = self.members[member].appended;
+        self.dialogues.entry(wire).or_default().sync(proposed);
+    }
+
     /// A leader has begun to send its tree.
     pub fn dumps(&mut self, wire: WireId, zxid: i64) -> Checked {
         let dialogue = self.dialogues.entry(wire).or_default();
