@@ -135,8 +135,9 @@ fn many(options: &Options) -> io::Result<bool> {
     } = total.counts;
     writeln!(
         out,
-        "{} seeds in {seconds:.1} s: {:.0} seeds and {:.1} million steps a minute",
+        "{} seeds from {} on in {seconds:.1} s: {:.0} seeds and {:.1} million steps a minute",
         total.seeds,
+        options.from,
         total.seeds as f64 / seconds * 60.0,
         steps as f64 / seconds * 60.0 / 1e6,
     )?;
