@@ -18,7 +18,7 @@ use crate::builder::ClientBuilder;
 use crate::chroot::Chroot;
 use crate::driver::{Command, Control};
 use crate::error::Error;
-use crate::request::{Decoder, Reply, Request, Subject, WatchRequest};
+use crate::request::{self, Decoder, Reply, Request, Subject, WatchRequest};
 use crate::retry::RetryPolicy;
 use crate::session::{Session, Status};
 use crate::state::State;
@@ -67,6 +67,8 @@ pub(crate) const ANY_VERSION: i32 = -1;
 pub struct Client {
     shared: Arc<Shared>,
     chroot: Chroot,
+    /// A sync goes in front of every read.
+    linearizable: bool,
 }
 
 /// What all handles of a session share.
@@ -95,6 +97,7 @@ impl Client {
         Client {
             shared: Arc::new(shared),
             chroot,
+            linearizable: false,
         }
     }
 
@@ -117,7 +120,23 @@ impl Client {
         self.chroot.as_str()
     }
 
-    /// A handle of the same session that takes the subtree at `path` for the whole tree.
+    /// A handle of the same session that takes the subtree at `path`, as this handle sees it, for
+    /// the whole tree. Any number of them share one connection, and the recipes take them like any
+    /// other: paths are given, reported and told in errors as each handle sees them.
+    ///
+    /// The znode at `path` is not created. The session lives until the last of its handles is
+    /// dropped, and [`close`](Client::close) on any of them closes it for all.
+    ///
+    /// ```no_run
+    /// # async fn demo(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// let billing = client.with_chroot("/apps/billing")?;
+    /// let archive = billing.with_chroot("/archive")?;
+    /// assert_eq!(archive.chroot(), "/apps/billing/archive");
+    /// let mut changes = archive.watch_recursive("/").await?;
+    /// # let _ = &mut changes;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -125,16 +144,55 @@ impl Client {
     pub fn with_chroot(&self, path: &str) -> Result<Client, Error> {
         path::validate(path)?;
         Ok(Client {
-            shared: Arc::clone(&self.shared),
             chroot: self.chroot.enter(path),
+            ..self.clone()
         })
     }
 
     /// A handle of the same session without a chroot, which sees the tree as servers know it.
     pub fn at_root(&self) -> Client {
         Client {
-            shared: Arc::clone(&self.shared),
             chroot: Chroot::default(),
+            ..self.clone()
+        }
+    }
+
+    /// A handle of the same session whose reads show every write that anybody was told of before
+    /// the read was issued. Its writes are as those of any handle.
+    ///
+    /// Otherwise a read shows the writes of its own session, and of others what the server that
+    /// answers has heard of by then, which may be a moment behind.
+    ///
+    /// ```no_run
+    /// # async fn demo(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// let (data, _) = client.linearizable().get_data("/balance").await?;
+    /// # let _ = data;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # How, and what it costs
+    ///
+    /// A [`sync`](Client::sync) goes out in front of the read, without waiting in between, so that
+    /// the two take one round trip: to the server, from there to the leader and back. The server
+    /// answers a connection in order, hence the read with what it knows once it has caught up. A
+    /// plain read does not trouble the leader. Reads that wait to be sent together share one sync.
+    ///
+    /// If the connection is lost the read fails, also when the sync had been answered:
+    /// [`retry`](Client::retry) issues both again. A sync that is refused fails its reads with the
+    /// same code, as on a read-only server ([`Error::ReadOnly`]).
+    ///
+    /// # When it may still be behind
+    ///
+    /// A leader answers a sync once everything is committed that it has proposed, without asking
+    /// its followers whether they still follow. One that was cut off from them without noticing may
+    /// miss what its successor commits, for no longer than its ensemble takes to notice
+    /// (`syncLimit`). Where that matters, let a write decide: a
+    /// [`transaction`](Client::transaction) that checks the version.
+    pub fn linearizable(&self) -> Client {
+        Client {
+            linearizable: true,
+            ..self.clone()
         }
     }
 
@@ -346,6 +404,7 @@ impl Client {
             return Reply::refused(Error::TooLarge { path, size, max }, subject, decode);
         }
         let (mut request, receiver) = Request::new(subject.operation, frame);
+        request.synced = self.linearizable && request::reads_tree(subject.operation);
         let subscription = watch.map(|(kind, subscription)| {
             let mailbox = Arc::clone(subscription.mailbox());
             request.watch = Some(WatchRequest { kind, mailbox });

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 
 use quorate_proto::jute::{Decode, Encode};
 use quorate_proto::{
-    AuthPacket, ErrorCode, OpCode, SetWatches, WatchRequest as WatchRecord, WatcherEvent,
-    WatcherType, xid,
+    AuthPacket, ErrorCode, OpCode, PathRecord, SetWatches, WatchRequest as WatchRecord,
+    WatcherEvent, WatcherType, xid,
 };
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -32,6 +32,8 @@ pub(crate) struct Connection {
     pings: VecDeque<Instant>,
     auths: VecDeque<usize>,
     next_xid: i32,
+    /// What the server said to the last sync that went in front of reads.
+    synced: ErrorCode,
     rhythm: Rhythm,
     last_sent: Instant,
     last_received: Instant,
@@ -55,7 +57,11 @@ enum Role {
         respond: oneshot::Sender<Result<Answer, Failure>>,
         operation: OpCode,
         watch: Option<WatchRequest>,
+        /// It counts only if the sync in front of it succeeded.
+        synced: bool,
     },
+    /// What reads behind it rely on.
+    Sync,
     Removal(Removal),
     Close,
 }
@@ -78,6 +84,7 @@ impl Connection {
             pings: VecDeque::new(),
             auths: VecDeque::new(),
             next_xid: 1,
+            synced: ErrorCode::OK,
             rhythm,
             last_sent: now,
             last_received: now,
@@ -119,8 +126,18 @@ impl Connection {
                 respond: request.respond,
                 operation: request.operation,
                 watch: request.watch,
+                synced: request.synced,
             },
         );
+    }
+
+    /// Puts a sync into the output, for the reads that follow.
+    pub(crate) fn send_sync(&mut self) {
+        let xid = self.take_xid();
+        request::write(self.wire.output(), xid, OpCode::Sync, |out| {
+            PathRecord { path: "/" }.encode(out);
+        });
+        self.wait_for(xid, Role::Sync);
     }
 
     /// Puts the credential at `position` of the session's list into the output.
@@ -273,14 +290,20 @@ impl Connection {
                 respond,
                 operation,
                 watch,
+                synced,
             } => {
                 if let Some(watch) = watch {
                     self.settle(operation, code, &watch, registry);
                 }
                 let body = frame.body;
+                let code = match self.synced {
+                    failed if synced && failed != ErrorCode::OK => failed,
+                    _ => code,
+                };
                 // The caller may have given up the wait.
                 let _ = respond.send(Ok(Answer { code, body }));
             }
+            Role::Sync => self.synced = code,
             Role::Removal(removal) => self.removed(removal, code, registry),
             Role::Close => received.closed = true,
         }

@@ -370,9 +370,17 @@ impl Driver {
                 }
                 Poll::Ready(_) => moved = true,
             }
+            // One sync is for all reads that were issued before it goes out.
+            let mut synced = false;
             for command in self.batch.drain(..) {
                 match command {
-                    Command::Request(request) => connection.send(request, &mut self.registry),
+                    Command::Request(request) => {
+                        if request.synced && !synced {
+                            connection.send_sync();
+                            synced = true;
+                        }
+                        connection.send(request, &mut self.registry);
+                    }
                     Command::Auth(credential, respond) => {
                         connection.send_auth(self.identities.len(), &credential);
                         self.identities.push(Identity {

@@ -310,7 +310,8 @@ impl Client {
     }
 
     /// Waits until the server that this client is connected to has caught up with the leader, so
-    /// that a read that is issued behind sees every write that was acknowledged before.
+    /// that a read that is issued behind sees every write that was acknowledged before, as long as
+    /// the connection lasts. [`linearizable`](Client::linearizable) has the two in one.
     pub fn sync(&self, path: &str) -> Reply<()> {
         self.call(
             OpCode::Sync,

@@ -24,6 +24,8 @@ pub(crate) struct Request {
     pub(crate) operation: OpCode,
     pub(crate) respond: oneshot::Sender<Result<Answer, Failure>>,
     pub(crate) watch: Option<WatchRequest>,
+    /// A sync has to go in front.
+    pub(crate) synced: bool,
 }
 
 /// The watch that a request leaves if it succeeds.
@@ -60,6 +62,7 @@ impl Request {
             operation,
             respond,
             watch: None,
+            synced: false,
         };
         (request, receiver)
     }
@@ -70,6 +73,21 @@ impl Request {
         out.extend_from_slice(&self.frame);
         out[start + XID_AT..start + XID_AT + 4].copy_from_slice(&xid.to_be_bytes());
     }
+}
+
+/// Operations that tell what is in the tree.
+pub(crate) fn reads_tree(operation: OpCode) -> bool {
+    matches!(
+        operation,
+        OpCode::Exists
+            | OpCode::GetData
+            | OpCode::GetAcl
+            | OpCode::GetChildren
+            | OpCode::GetChildren2
+            | OpCode::GetAllChildrenNumber
+            | OpCode::GetEphemerals
+            | OpCode::MultiRead
+    )
 }
 
 /// A frame of about `size` bytes for `operation`, with the body that `body` appends.

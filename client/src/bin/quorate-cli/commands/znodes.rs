@@ -3,23 +3,24 @@
 use std::time::Duration;
 
 use futures::future::try_join;
-use quorate_client::{CreateMode, CreateOptions, Data, OPEN_ACL};
+use quorate_client::{Client, CreateMode, CreateOptions, Data, OPEN_ACL};
 use quorate_proto::WatcherType;
 use serde_json::{Value, json};
 
 use super::Command;
-use crate::args::{Args, ArgsError, option, switch};
+use crate::args::{Args, ArgsError, Flag, option, switch};
 use crate::format;
 use crate::shell::{Answer, Failure, Shell};
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
         name: "ls",
-        usage: "[-s] [-w] [-R] path",
+        usage: "[-s] [-w] [-L] [-R] path",
         about: "Lists the children of a znode",
         flags: &[
             switch("-s", "prints the stat too"),
             switch("-w", "watches for a child to come or go"),
+            LINEARIZABLE,
             switch("-R", "lists the whole subtree, one path a line"),
         ],
         count: 1..=2,
@@ -27,7 +28,7 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         name: "get",
-        usage: "[-s] [-w] [-b] [-x] path",
+        usage: "[-s] [-w] [-L] [-b] [-x] path",
         about: "Prints the data of a znode",
         flags: &[
             switch("-s", "prints the stat too"),
@@ -35,6 +36,7 @@ pub(super) const COMMANDS: &[Command] = &[
                 "-w",
                 "watches for the data to be set or the znode to be deleted",
             ),
+            LINEARIZABLE,
             switch("-b", "prints base64"),
             switch("-x", "prints a hexdump"),
         ],
@@ -43,9 +45,12 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         name: "stat",
-        usage: "[-w] path",
+        usage: "[-w] [-L] path",
         about: "Prints the stat of a znode",
-        flags: &[switch("-w", "watches for the znode to be set or deleted")],
+        flags: &[
+            switch("-w", "watches for the znode to be set or deleted"),
+            LINEARIZABLE,
+        ],
         count: 1..=2,
         run: |shell, args| Box::pin(stat(shell, args)),
     },
@@ -88,9 +93,9 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         name: "getAcl",
-        usage: "[-s] path",
+        usage: "[-s] [-L] path",
         about: "Prints who may do what with a znode",
-        flags: &[switch("-s", "prints the stat too")],
+        flags: &[switch("-s", "prints the stat too"), LINEARIZABLE],
         count: 1..=1,
         run: |shell, args| Box::pin(get_acl(shell, args)),
     },
@@ -112,6 +117,17 @@ pub(super) const COMMANDS: &[Command] = &[
     },
 ];
 
+const LINEARIZABLE: Flag = switch("-L", "reads what every acknowledged write has left");
+
+/// The client to read with.
+async fn reader(shell: &mut Shell, args: &Args) -> Result<Client, Failure> {
+    let client = shell.client().await?;
+    Ok(match args.has("-L") {
+        true => client.linearizable(),
+        false => client,
+    })
+}
+
 /// Older scripts say `get path watch` for `get -w path`; any word will do.
 fn wants_watch(args: &Args) -> bool {
     args.has("-w") || args.words.len() > 1
@@ -129,7 +145,7 @@ fn remark(answer: Answer, args: &Args, command: &str) -> Answer {
 
 async fn ls(shell: &mut Shell, args: &Args) -> Result<Answer, Failure> {
     let path = args.word(0);
-    let client = shell.client().await?;
+    let client = reader(shell, args).await?;
     if args.has("-R") {
         args.exclusive("-R", "-s")?;
         args.exclusive("-R", "-w")?;
@@ -160,7 +176,7 @@ async fn ls(shell: &mut Shell, args: &Args) -> Result<Answer, Failure> {
 async fn get(shell: &mut Shell, args: &Args) -> Result<Answer, Failure> {
     args.exclusive("-b", "-x")?;
     let path = args.word(0);
-    let client = shell.client().await?;
+    let client = reader(shell, args).await?;
     let data = client.get_data_or_null(path);
     let (data, stat) = if wants_watch(args) {
         // Both are under way together; the watch is set behind the read, and so a change between
@@ -196,7 +212,7 @@ async fn get(shell: &mut Shell, args: &Args) -> Result<Answer, Failure> {
 
 async fn stat(shell: &mut Shell, args: &Args) -> Result<Answer, Failure> {
     let path = args.word(0);
-    let client = shell.client().await?;
+    let client = reader(shell, args).await?;
     let found = if wants_watch(args) {
         let (found, watch) = client.exists_watched(path).await?;
         // As in zkCli, a znode that is missing is still watched, and its creation is an event.
@@ -283,7 +299,7 @@ fn version(args: &Args, index: usize) -> Result<i32, ArgsError> {
 
 async fn get_acl(shell: &mut Shell, args: &Args) -> Result<Answer, Failure> {
     let path = args.word(0);
-    let client = shell.client().await?;
+    let client = reader(shell, args).await?;
     let (acl, stat) = client.get_acl(path).await?;
     let mut text = format::acl(&acl);
     if args.has("-s") {
