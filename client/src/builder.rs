@@ -16,6 +16,9 @@ use crate::driver::{Credential, Driver, Settings};
 use crate::error::Error;
 use crate::retry::RetryPolicy;
 use crate::session::{Session, Status};
+use crate::stream::Security;
+#[cfg(feature = "tls")]
+use crate::tls::{Tls, TlsOptions};
 
 /// Sets up a [`Client`]. The defaults suit most applications.
 ///
@@ -45,6 +48,7 @@ pub struct ClientBuilder {
     retry: RetryPolicy,
     max_frame: usize,
     max_queued: usize,
+    security: Security,
 }
 
 impl Default for ClientBuilder {
@@ -60,6 +64,7 @@ impl Default for ClientBuilder {
             retry: RetryPolicy::default(),
             max_frame: frame::DEFAULT_MAX_FRAME,
             max_queued: 16 * 1024,
+            security: Security::default(),
         }
     }
 }
@@ -95,6 +100,22 @@ impl ClientBuilder {
             scheme: scheme.into(),
             data: data.into(),
         });
+        self
+    }
+
+    /// Secures every connection with TLS; see [`TlsOptions`]. Needs the feature `tls`.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, options: TlsOptions) -> Self {
+        self.security.tls = Some(Tls::Files(options));
+        self
+    }
+
+    /// Secures every connection with TLS as a configuration of [`rustls`](crate::rustls) says: for
+    /// keys that are in no file, sessions that are resumed, or a policy of one's own. Needs the
+    /// feature `tls`.
+    #[cfg(feature = "tls")]
+    pub fn tls_config(mut self, config: Arc<crate::rustls::ClientConfig>) -> Self {
+        self.security.tls = Some(Tls::Config(config));
         self
     }
 
@@ -188,6 +209,10 @@ impl ClientBuilder {
             path::validate(inner)?;
             chroot = chroot.enter(inner);
         }
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.security.tls {
+            tls.check()?;
+        }
         if self.shuffle {
             fastrand::shuffle(&mut servers);
         }
@@ -201,6 +226,7 @@ impl ClientBuilder {
             credentials: self.credentials,
             saved: self.session,
             max_in_flight: self.max_queued,
+            security: self.security,
         };
         let driver = Driver::new(
             settings,

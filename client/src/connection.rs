@@ -10,7 +10,6 @@ use quorate_proto::{
     AuthPacket, ErrorCode, OpCode, PathRecord, SetWatches, WatchRequest as WatchRecord,
     WatcherEvent, WatcherType, xid,
 };
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -19,12 +18,13 @@ use crate::reconnect::Rhythm;
 use crate::registry::{Registry, Removal};
 use crate::request::{self, Answer, Failure, Request, WatchRequest};
 use crate::session::Status;
+use crate::stream::Stream;
 use crate::watch::WatchKind;
 use crate::wire::{Frame, Wire, invalid};
 
 /// A connection after its handshake.
 pub(crate) struct Connection {
-    pub(crate) wire: Wire<TcpStream>,
+    pub(crate) wire: Wire<Stream>,
     /// Answered in the order in which they were sent.
     in_flight: VecDeque<InFlight>,
     /// Replies with xids of their own, each kind in order: heartbeats by the time of sending,
@@ -76,7 +76,7 @@ pub(crate) struct Received {
 }
 
 impl Connection {
-    pub(crate) fn new(wire: Wire<TcpStream>, rhythm: Rhythm) -> Self {
+    pub(crate) fn new(wire: Wire<Stream>, rhythm: Rhythm) -> Self {
         let now = Instant::now();
         Connection {
             wire,

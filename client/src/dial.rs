@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use quorate_proto::jute::{Decode, Encode};
 use quorate_proto::{ConnectRequest, ConnectResponse, frame};
-use tokio::net::{TcpStream, lookup_host};
 use tokio::time::Instant;
 
 use crate::connect_string::Server;
 use crate::session::SessionId;
+use crate::stream::{Security, Stream};
+#[cfg(feature = "tls")]
+use crate::tls;
 use crate::wire::{Wire, invalid};
 
 /// What the client tells a server about its session.
@@ -24,7 +26,7 @@ pub(crate) struct Attach {
 
 /// A server that has taken the session.
 pub(crate) struct Attached {
-    pub(crate) wire: Wire<TcpStream>,
+    pub(crate) wire: Wire<Stream>,
     pub(crate) session: (SessionId, [u8; 16]),
     pub(crate) timeout: Duration,
     pub(crate) read_only: bool,
@@ -47,12 +49,20 @@ impl From<io::Error> for Refused {
 }
 
 /// Connects and shakes hands.
-pub(crate) async fn dial(server: &Server, attach: &Attach) -> Result<Attached, Refused> {
-    let stream = open(server).await?;
+pub(crate) async fn dial(
+    server: &Server,
+    security: &Security,
+    attach: &Attach,
+) -> Result<Attached, Refused> {
+    let stream = security.open(server).await?;
     let mut wire = Wire::new(stream);
     frame::write(wire.output(), |out| attach.request().encode(out));
     let asked = Instant::now();
-    let answer = wire.exchange().await?;
+    let answer = wire.exchange().await;
+    // Servers that want a client's certificate judge it after the client's part of the handshake.
+    #[cfg(feature = "tls")]
+    let answer = answer.map_err(|error| tls::explain(server, error));
+    let answer = answer?;
     let answer = ConnectResponse::from_slice(&answer).map_err(invalid)?;
     attach.accept(&answer).map(|(session, timeout)| Attached {
         wire,
@@ -61,17 +71,6 @@ pub(crate) async fn dial(server: &Server, attach: &Attach) -> Result<Attached, R
         read_only: answer.read_only.unwrap_or(false),
         asked,
     })
-}
-
-/// Tries every address that the name has now, in random order.
-pub(crate) async fn open(server: &Server) -> io::Result<TcpStream> {
-    let mut addresses: Vec<_> = lookup_host((server.host.as_str(), server.port))
-        .await?
-        .collect();
-    fastrand::shuffle(&mut addresses);
-    let stream = TcpStream::connect(&*addresses).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 impl Attach {

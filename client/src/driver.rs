@@ -24,6 +24,7 @@ use crate::registry::{Registry, Removal};
 use crate::request::{Answer, Failure, Request};
 use crate::session::{Session, SessionId, Status};
 use crate::state::State;
+use crate::stream::Security;
 use crate::watch::Mailbox;
 
 /// Requests are encoded into the output until so much of it waits to leave.
@@ -73,6 +74,7 @@ pub(crate) struct Settings {
     pub(crate) credentials: Vec<Credential>,
     pub(crate) saved: Option<Session>,
     pub(crate) max_in_flight: usize,
+    pub(crate) security: Security,
 }
 
 /// A credential, and who waits for a server's word about it.
@@ -86,6 +88,7 @@ pub(crate) struct Driver {
     servers: Vec<Server>,
     read_only: bool,
     max_in_flight: usize,
+    security: Security,
     commands: mpsc::Receiver<Command>,
     control: mpsc::UnboundedReceiver<Control>,
     status: Arc<Status>,
@@ -145,6 +148,7 @@ impl Driver {
             servers: settings.servers,
             read_only: settings.read_only,
             max_in_flight: settings.max_in_flight,
+            security: settings.security,
             commands,
             control,
             status,
@@ -201,9 +205,10 @@ impl Driver {
             self.last = Some(server);
             let server = self.servers[server].clone();
             let attach = self.attach();
+            let security = self.security.clone();
             let attempt = async {
                 sleep(after).await;
-                timeout(within, dial(&server, &attach))
+                timeout(within, dial(&server, &security, &attach))
                     .await
                     .unwrap_or_else(|_| Err(late(within).into()))
             };
@@ -282,7 +287,12 @@ impl Driver {
         self.negotiated = attached.timeout;
         if attached.read_only {
             let next = self.last.map_or(0, |last| last + 1);
-            let search = probe::find_writer(self.servers.clone(), next, self.search_pause);
+            let search = probe::find_writer(
+                self.servers.clone(),
+                self.security.clone(),
+                next,
+                self.search_pause,
+            );
             self.search = Some(Box::pin(search));
         } else {
             self.search_pause = probe::FIRST_PAUSE;

@@ -1,6 +1,7 @@
 //! What can go wrong, and whether an operation took effect nevertheless.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -200,6 +201,15 @@ pub enum Error {
     /// The client was closed or detached.
     #[error("the client is closed")]
     Closed,
+
+    /// A file for TLS cannot be used; nothing was connected.
+    #[error("cannot use {} for TLS: {reason}", file.display())]
+    TlsFile {
+        /// The file as given.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
 
     /// No server could be reached in time.
     #[error("no server of {servers} could be reached within {within:?}; at last: {source}")]

@@ -41,6 +41,9 @@ mod request;
 mod retry;
 mod session;
 mod state;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 mod transaction;
 mod watch;
 mod wire;
@@ -55,5 +58,9 @@ pub use request::Reply;
 pub use retry::RetryPolicy;
 pub use session::{Session, SessionId};
 pub use state::State;
+#[cfg(feature = "tls")]
+pub use tls::TlsOptions;
+#[cfg(feature = "tls")]
+pub use tokio_rustls::rustls;
 pub use transaction::{MultiRead, ReadResult, Transaction, TransactionResult};
 pub use watch::{EventKind, OneshotWatch, PersistentWatch, WatchedEvent};

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
 use crate::connect_string::Server;
-use crate::dial::open;
+use crate::stream::Security;
 
 /// The pause before the first server is asked; it doubles with every further one.
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -28,12 +28,17 @@ pub(crate) struct Found {
 
 /// Asks one server after the other, from the position `next` on, until one does not say that it
 /// only reads.
-pub(crate) async fn find_writer(servers: Vec<Server>, next: usize, mut pause: Duration) -> Found {
+pub(crate) async fn find_writer(
+    servers: Vec<Server>,
+    security: Security,
+    next: usize,
+    mut pause: Duration,
+) -> Found {
     let mut server = next % servers.len();
     loop {
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
-        if let Ok(Ok(true)) = timeout(PATIENCE, may_write(&servers[server])).await {
+        if let Ok(Ok(true)) = timeout(PATIENCE, may_write(&servers[server], &security)).await {
             return Found { server, pause };
         }
         server = (server + 1) % servers.len();
@@ -41,9 +46,10 @@ pub(crate) async fn find_writer(servers: Vec<Server>, next: usize, mut pause: Du
 }
 
 /// Servers that do not answer this question, for it has to be allowed to them, may well write.
-async fn may_write(server: &Server) -> io::Result<bool> {
-    let mut stream = open(server).await?;
+async fn may_write(server: &Server, security: &Security) -> io::Result<bool> {
+    let mut stream = security.open(server).await?;
     stream.write_all(b"isro").await?;
+    stream.flush().await?;
     let mut answer = Vec::new();
     stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await?;
     Ok(!answer.is_empty() && answer != b"ro" && answer != b"null")

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use quorate_proto::jute::Decode;
 use quorate_proto::{ReplyHeader, frame};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Room for replies that one read may fill.
 const READ_CHUNK: usize = 64 * 1024;
@@ -74,6 +74,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Sends some of the output; pending when there is none.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unsent() == 0 {
+            // A secured stream may hold back some of what it took.
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             return Poll::Pending;
         }
         let rest = &self.output[self.flushed..];
@@ -137,14 +139,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         while self.unsent() > 0 {
             poll_fn(|cx| self.poll_write(cx)).await?;
         }
+        self.stream.flush().await?;
         loop {
-            if let Some(whole) = frame::split(&self.input, MAX_REPLY).map_err(invalid)? {
+            let whole = frame::split(&self.input, MAX_REPLY);
+            if let Some(whole) = whole.map_err(|error| self.foreign(error))? {
                 let body = Bytes::copy_from_slice(whole);
                 self.input.advance(frame::LENGTH_SIZE + body.len());
                 return Ok(body);
             }
             poll_fn(|cx| self.poll_read(cx)).await?;
         }
+    }
+
+    /// The server does not speak the protocol, at least not on this port.
+    fn foreign(&self, error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+        const TLS_ALERT: &[u8] = &[0x15, 3];
+        if self.input.starts_with(TLS_ALERT) {
+            let advice = "the server speaks TLS on this port; name another, or use TLS";
+            return io::Error::new(io::ErrorKind::InvalidData, advice);
+        }
+        invalid(error)
     }
 }
 
