@@ -1,5 +1,6 @@
 //! TLS: whom the client trusts, and who it says that it is.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -92,7 +93,7 @@ impl TlsOptions {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|error| unusable(&self.authorities[0], error))?;
+            .map_err(|error| unusable(&self.authorities[0], &error))?;
         let builder = if self.verify_host_name {
             builder.with_root_certificates(roots)
         } else {
@@ -108,7 +109,7 @@ impl TlsOptions {
             .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
             .map_err(|error| {
                 let certificate = certificate.display();
-                unusable(key, format!("it is not the key of {certificate}: {error}"))
+                unusable(key, &format!("it is not the key of {certificate}: {error}"))
             })
     }
 
@@ -118,7 +119,7 @@ impl TlsOptions {
             for certificate in certificates(file)? {
                 roots
                     .add(certificate)
-                    .map_err(|error| unusable(file, error))?;
+                    .map_err(|error| unusable(file, &error))?;
             }
         }
         Ok(roots)
@@ -142,13 +143,13 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Error> {
 
 fn unreadable(file: &Path, what: &str, error: pem::Error) -> Error {
     match error {
-        pem::Error::Io(error) => unusable(file, error),
-        pem::Error::NoItemsFound => unusable(file, format!("it holds no {what} in PEM")),
-        error => unusable(file, format!("it is damaged: {error}")),
+        pem::Error::Io(error) => unusable(file, &error),
+        pem::Error::NoItemsFound => unusable(file, &format!("it holds no {what} in PEM")),
+        error => unusable(file, &format!("it is damaged: {error}")),
     }
 }
 
-fn unusable(file: &Path, reason: impl ToString) -> Error {
+fn unusable(file: &Path, reason: &dyn fmt::Display) -> Error {
     Error::TlsFile {
         file: file.to_owned(),
         reason: reason.to_string(),
@@ -202,7 +203,7 @@ impl Tls {
     }
 }
 
-fn no_tls(server: &Server, error: &dyn std::fmt::Display) -> io::Error {
+fn no_tls(server: &Server, error: &dyn fmt::Display) -> io::Error {
     io::Error::other(format!(
         "{server} does not answer with TLS; name the port that it has for TLS \
          (secureClientPort): {error}"
