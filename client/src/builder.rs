@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use quorate_proto::frame;
 use quorate_proto::path;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -14,6 +15,7 @@ use crate::client::Client;
 use crate::connect_string;
 use crate::driver::{Credential, Driver, Settings};
 use crate::error::Error;
+use crate::host::Host;
 use crate::retry::RetryPolicy;
 use crate::session::{Session, Status};
 use crate::stream::Security;
@@ -49,6 +51,8 @@ pub struct ClientBuilder {
     max_frame: usize,
     max_queued: usize,
     security: Security,
+    /// The runtime that it is in, unless set.
+    host: Option<Host>,
 }
 
 impl Default for ClientBuilder {
@@ -65,6 +69,7 @@ impl Default for ClientBuilder {
             max_frame: frame::DEFAULT_MAX_FRAME,
             max_queued: 16 * 1024,
             security: Security::default(),
+            host: None,
         }
     }
 }
@@ -159,6 +164,15 @@ impl ClientBuilder {
         self
     }
 
+    /// Lets it run in a world of a test.
+    #[cfg(feature = "simulation")]
+    #[doc(hidden)]
+    pub fn world(mut self, world: Arc<dyn crate::simulation::World>) -> Self {
+        self.security.world = Some(Arc::clone(&world));
+        self.host = Some(Host::Simulated(world));
+        self
+    }
+
     /// Connects to the first of the servers that answers.
     ///
     /// `servers` is `host:port[,host:port…][/chroot]`; the port defaults to 2181.
@@ -219,6 +233,9 @@ impl ClientBuilder {
         let (commands, command_receiver) = mpsc::channel(self.max_queued);
         let (control, control_receiver) = mpsc::unbounded_channel();
         let status = Arc::new(Status::new(self.session.clone()));
+        let host = self
+            .host
+            .unwrap_or_else(|| Host::Runtime(Handle::current()));
         let settings = Settings {
             servers,
             timeout: self.session_timeout,
@@ -234,15 +251,14 @@ impl ClientBuilder {
             control_receiver,
             Arc::clone(&status),
         );
-        let runtime = tokio::runtime::Handle::current();
-        runtime.spawn(driver.run());
+        host.spawn(driver.run());
         let client = Client::new(
             crate::client::Shared {
                 commands,
                 control,
                 status: Arc::clone(&status),
                 leaving: AtomicBool::new(false),
-                runtime,
+                host,
                 retry: self.retry,
                 max_frame: self.max_frame,
                 max_queued: self.max_queued,

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::Stream;
 use quorate_proto::frame::LENGTH_SIZE;
 use quorate_proto::{OpCode, path};
-use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -18,6 +17,7 @@ use crate::builder::ClientBuilder;
 use crate::chroot::Chroot;
 use crate::driver::{Command, Control};
 use crate::error::Error;
+use crate::host::Host;
 use crate::request::{self, Decoder, Reply, Request, Subject, WatchRequest};
 use crate::retry::RetryPolicy;
 use crate::session::{Session, Status};
@@ -78,7 +78,7 @@ pub(crate) struct Shared {
     pub(crate) status: Arc<Status>,
     /// The session is being closed or left, so that no further request is taken.
     pub(crate) leaving: AtomicBool,
-    pub(crate) runtime: Handle,
+    pub(crate) host: Host,
     pub(crate) retry: RetryPolicy,
     pub(crate) max_frame: usize,
     pub(crate) max_queued: usize,
@@ -339,7 +339,17 @@ impl Client {
     /// Runs a future on the runtime of the session, also from outside of it: what a destructor
     /// needs. A future that holds a handle keeps the session open.
     pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        self.shared.runtime.spawn(future);
+        self.shared.host.spawn(future);
+    }
+
+    /// The world of a test that it runs in, if it does.
+    #[cfg(feature = "simulation")]
+    #[doc(hidden)]
+    pub fn world(&self) -> Option<&Arc<dyn crate::simulation::World>> {
+        match &self.shared.host {
+            Host::Simulated(world) => Some(world),
+            Host::Runtime(_) => None,
+        }
     }
 
     /// Deletes a znode, whatever its version, in the background: over reconnects, for as long as

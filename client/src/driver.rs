@@ -235,6 +235,7 @@ impl Driver {
         let mut attempt = std::pin::pin!(attempt);
         loop {
             tokio::select! {
+                biased;
                 outcome = &mut attempt => return Ok(outcome),
                 Some(control) = self.control.recv() => {
                     // A server that is not connected has no watch to remove.

@@ -33,6 +33,7 @@ mod create;
 mod dial;
 mod driver;
 mod error;
+mod host;
 mod operations;
 mod probe;
 mod reconnect;
@@ -40,6 +41,9 @@ mod registry;
 mod request;
 mod retry;
 mod session;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod state;
 mod stream;
 #[cfg(feature = "tls")]

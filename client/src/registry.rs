@@ -3,7 +3,7 @@
 //! No I/O: the session's task tells the registry what it sent and received, and the registry
 //! answers what to remove on the server and what to set again.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_proto::{EventType, SetWatches2, WatcherType, path};
@@ -23,7 +23,7 @@ pub(crate) struct Registry {
     recursive: Table,
 }
 
-type Table = HashMap<Box<str>, Slot>;
+type Table = BTreeMap<Box<str>, Slot>;
 
 /// The watches of one kind on one path.
 #[derive(Default)]
@@ -206,7 +206,7 @@ impl Registry {
     /// The session is over: no watch gets another event.
     pub(crate) fn end(&mut self, error: &Error) {
         for kind in WatchKind::ALL {
-            for (_, slot) in self.table(kind).drain() {
+            for slot in std::mem::take(self.table(kind)).into_values() {
                 for watcher in slot.watchers {
                     watcher.mailbox.end(error.clone());
                 }

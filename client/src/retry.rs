@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use backoff::ExponentialBackoff;
-use backoff::ExponentialBackoffBuilder;
 use backoff::backoff::Backoff;
-use tokio::time::sleep;
+use backoff::exponential::{ExponentialBackoff, ExponentialBackoffBuilder};
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use crate::error::{Error, Outcome};
@@ -115,17 +114,30 @@ impl RetryPolicy {
             let Some(pause) = pauses.next_backoff() else {
                 return Err(error);
             };
+            let pause = pause.mul_f64(0.5 + fastrand::f64());
             debug!(%error, ?pause, "repeating");
             sleep(pause).await;
         }
     }
 
-    fn pauses(&self) -> ExponentialBackoff {
-        ExponentialBackoffBuilder::new()
+    /// The pauses before they are made longer or shorter by chance.
+    fn pauses(&self) -> ExponentialBackoff<Clock> {
+        ExponentialBackoffBuilder::<Clock>::new()
+            .with_randomization_factor(0.0)
             .with_initial_interval(self.first_pause)
             .with_max_interval(self.longest_pause)
             .with_max_elapsed_time(self.give_up_after)
             .build()
+    }
+}
+
+/// The clock by which futures wait.
+#[derive(Debug, Default)]
+struct Clock;
+
+impl backoff::Clock for Clock {
+    fn now(&self) -> std::time::Instant {
+        Instant::now().into_std()
     }
 }
 

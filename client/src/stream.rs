@@ -18,11 +18,18 @@ use crate::tls::Tls;
 pub(crate) struct Security {
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Tls>,
+    /// The world that has the servers, if it is not the real one.
+    #[cfg(feature = "simulation")]
+    pub(crate) world: Option<std::sync::Arc<dyn crate::simulation::World>>,
 }
 
 impl Security {
     /// Connects, and secures the connection if that was asked for.
     pub(crate) async fn open(&self, server: &Server) -> io::Result<Stream> {
+        #[cfg(feature = "simulation")]
+        if let Some(world) = &self.world {
+            return Ok(Stream::Simulated(world.connect(server.to_string()).await?));
+        }
         let stream = open(server).await?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
@@ -49,6 +56,8 @@ pub(crate) enum Stream {
     Plain(TcpStream),
     #[cfg(feature = "tls")]
     Secured(Box<TlsStream<TcpStream>>),
+    #[cfg(feature = "simulation")]
+    Simulated(Box<dyn crate::simulation::Stream>),
 }
 
 /// Calls a method of the stream that there is.
@@ -58,6 +67,8 @@ macro_rules! forward {
             Stream::Plain(stream) => Pin::new(stream).$method($($argument),*),
             #[cfg(feature = "tls")]
             Stream::Secured(stream) => Pin::new(stream).$method($($argument),*),
+            #[cfg(feature = "simulation")]
+            Stream::Simulated(stream) => Pin::new(stream).$method($($argument),*),
         }
     };
 }

@@ -151,6 +151,7 @@ impl Cache {
         let mut dropped = alive.subscribe();
         client.spawn(async move {
             let error = tokio::select! {
+                biased;
                 _ = dropped.changed() => ClientError::Closed.into(),
                 error = copy.run() => error,
             };

@@ -85,8 +85,9 @@ impl DoubleBarrier {
             };
             let guard = Guard::new(Hold::new(client, self.path(), node, confirmed));
             select! {
-                opened = self.opened(early, born) => opened?,
+                biased;
                 reason = guard.lost() => return Err(guard.lost_as(reason)),
+                opened = self.opened(early, born) => opened?,
             }
             return Ok(Inside {
                 guard,

@@ -114,8 +114,9 @@ impl Election {
     pub async fn lead<T>(&self, work: impl AsyncFnOnce(&Leadership) -> T) -> Result<T, Error> {
         let leadership = self.campaign().await?;
         let done = tokio::select! {
-            done = work(&leadership) => done,
+            biased;
             reason = leadership.lost() => return Err(leadership.lost_as(reason)),
+            done = work(&leadership) => done,
         };
         leadership.resign().await?;
         Ok(done)
@@ -131,6 +132,7 @@ impl Election {
         let election = self.clone();
         self.settings.client.spawn(async move {
             tokio::select! {
+                biased;
                 () = state.closed() => {}
                 error = stand(&election, &state) => {
                     state.send_replace(Standing::Ended(error));

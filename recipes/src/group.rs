@@ -7,9 +7,9 @@ use async_stream::stream;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use quorate_client::{Client, Error as ClientError};
-use uuid::Uuid;
 
 use crate::cache::{Cache, CacheEvent};
+use crate::chance::unique;
 use crate::changes::of_children;
 use crate::error::Error;
 use crate::layout::Layout;
@@ -119,7 +119,7 @@ impl<T: Payload> Group<T> {
     ///
     /// Cancel safe: dropping the future leaves nothing behind.
     pub async fn join(&self, id: &str, payload: &T) -> Result<Membership<T>, Error> {
-        let unique = Uuid::new_v4().simple();
+        let unique = unique(&self.settings.client).simple();
         let name = match (self.settings.layout, self.shallow) {
             (Layout::Curator, _) => id.to_owned(),
             (Layout::Kazoo, false) => format!("{unique}{PARTY}"),

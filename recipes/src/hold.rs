@@ -284,6 +284,7 @@ impl Hold {
         loop {
             let until = self.valid_until().unwrap_or_else(Instant::now);
             tokio::select! {
+                biased;
                 _ = async { state.wait_for(|state| state.is_lost()).await.is_ok() } => return,
                 event = self.event() => match event {
                     Ok(event) if event.kind == EventKind::Deleted => {

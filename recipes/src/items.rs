@@ -9,8 +9,8 @@ use futures::future::pending;
 use quorate_client::{Client, CreateMode, CreateOptions, Error as ClientError};
 use tokio::time::sleep;
 use tracing::{debug, warn};
-use uuid::Uuid;
 
+use crate::chance::{now, unique};
 use crate::changes::{children, look_synced};
 use crate::error::Error;
 use crate::guard::Guard;
@@ -219,7 +219,7 @@ impl<T: Payload> DelayQueue<T> {
     ///
     /// Dropping the future gives up the wait only.
     pub async fn put_after(&self, payload: &T, delay: Duration) -> Result<(), Error> {
-        let due = milliseconds(SystemTime::now())
+        let due = milliseconds(now(&self.items.settings.client))
             .saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
         self.items.put(due, payload).await
     }
@@ -481,6 +481,7 @@ impl<T: Payload> Items<T> {
             }
             let due = self.next_due(&names, &claimed);
             tokio::select! {
+                biased;
                 changed = claim_gone => drop(changed?),
                 changed = item_put => drop(changed?),
                 () = due => {}
@@ -498,11 +499,12 @@ impl<T: Payload> Items<T> {
             .filter(|(_, name)| !claimed.contains(name))
             .map(|(due, _)| due)
             .next();
+        let client = self.settings.client.clone();
         async move {
             match next {
                 None => pending().await,
                 Some(due) => {
-                    let left = due.saturating_sub(milliseconds(SystemTime::now()));
+                    let left = due.saturating_sub(milliseconds(now(&client)));
                     sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0))).await;
                 }
             }
@@ -515,7 +517,7 @@ impl<T: Payload> Items<T> {
         names: &[String],
         claimed: &[String],
     ) -> Result<Option<Item<T>>, Error> {
-        let now = milliseconds(SystemTime::now());
+        let now = milliseconds(now(&self.settings.client));
         for (rank, name) in self.sort(names) {
             if self.kind == Kind::Delay && rank > now {
                 break;
@@ -535,7 +537,10 @@ impl<T: Payload> Items<T> {
         let settings = Settings {
             path: self.claims(),
             // What kazoo writes there; it tells this claim from those of other tasks.
-            data: Uuid::new_v4().simple().to_string().into_bytes(),
+            data: unique(&self.settings.client)
+                .simple()
+                .to_string()
+                .into_bytes(),
             ..self.settings.clone()
         };
         let site = settings.site(Layout::default().unique());

@@ -8,6 +8,7 @@ use jiff::{Timestamp, Unit};
 use quorate_client::{Client, CreateMode, CreateOptions, Error as ClientError};
 use serde::{Deserialize, Serialize};
 
+use crate::chance;
 use crate::changes::look_synced;
 use crate::error::Error;
 use crate::guard::Guard;
@@ -88,7 +89,7 @@ impl Lease {
     /// Dropping the future gives up the wait only.
     pub async fn obtain(&self, time: Duration) -> Result<bool, Error> {
         self.write(|term| {
-            let now = SystemTime::now();
+            let now = chance::now(&self.settings.client);
             if term.is_some_and(|term| term.holder != self.holder && now < term.end) {
                 return None;
             }
@@ -124,7 +125,7 @@ impl Lease {
     /// As for [`obtain`](Lease::obtain).
     pub async fn term(&self) -> Result<Option<LeaseTerm>, Error> {
         let term = self.read().await?.map(|(term, _)| term);
-        Ok(term.filter(|term| SystemTime::now() < term.end))
+        Ok(term.filter(|term| chance::now(&self.settings.client) < term.end))
     }
 
     fn record(&self) -> String {

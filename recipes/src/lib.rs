@@ -72,6 +72,7 @@ struct Readme;
 
 mod barrier;
 mod cache;
+mod chance;
 mod changes;
 mod config;
 pub mod coordination;

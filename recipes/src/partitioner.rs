@@ -84,6 +84,7 @@ impl Partitioner {
         client.spawn(async move {
             let closed = divider.held.clone();
             tokio::select! {
+                biased;
                 () = closed.closed() => {}
                 error = divider.run(&group) => drop(closed.send_replace(Err(error))),
             }
@@ -165,6 +166,7 @@ impl Divider {
         let mut members = group.watch_ids();
         loop {
             tokio::select! {
+                biased;
                 ids = members.next() => match ids {
                     Some(Ok(ids)) => self.divide(&ids),
                     Some(Err(error)) => return error,

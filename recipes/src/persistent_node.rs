@@ -186,6 +186,7 @@ impl Keeper {
         let mut wanted = desired.clone();
         let closed = async { drop(wanted.wait_for(|desired| desired.closed).await) };
         let ended = tokio::select! {
+            biased;
             () = closed => None,
             error = self.keep(&mut desired) => Some(error),
         };
@@ -226,6 +227,7 @@ impl Keeper {
                 // What was done is looked at.
                 Ok(None) => {}
                 Ok(Some(watch)) => tokio::select! {
+                    biased;
                     event = watch => if let Err(error) = event {
                         return error;
                     },

@@ -8,8 +8,8 @@ use quorate_client::{
     Stat, State, TransactionResult, path,
 };
 use tracing::{debug, warn};
-use uuid::Uuid;
 
+use crate::chance::unique;
 use crate::layout::Naming;
 
 /// Where a recipe creates its znodes, and what they look like.
@@ -25,7 +25,7 @@ pub(crate) struct Site<'a> {
 impl Site<'_> {
     /// A znode that is yet to be created, under a name of its own.
     pub(crate) fn plan(&self) -> Protected {
-        self.plan_named(self.naming.prefix(Uuid::new_v4()), self.naming.mode())
+        self.plan_named(self.naming.prefix(unique(self.client)), self.naming.mode())
     }
 
     /// A znode that is yet to be created, under a name that nobody else uses.

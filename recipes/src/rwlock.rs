@@ -4,8 +4,8 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use quorate_client::{Client, CreateMode};
-use uuid::Uuid;
 
+use crate::chance::unique;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::hold::{Hold, LostReason, confirm};
@@ -185,7 +185,7 @@ impl WriteGuard {
         let name = guard.node().rsplit('/').next().unwrap_or_default();
         let site = settings.site(settings.layout.reader());
         let number = settings.layout.writer().number(name);
-        let prefix = site.naming.prefix(Uuid::new_v4()) + number;
+        let prefix = site.naming.prefix(unique(site.client)) + number;
         let planned = vec![site.plan_named(prefix, CreateMode::Ephemeral)];
         let created = Protected::create_all(site, planned, guard.node()).await?;
         let lost = || guard.lost_as(LostReason::NodeDeleted);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use quorate_client::{Client, path};
-use uuid::Uuid;
 
+use crate::chance::unique;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::hold::{Hold, confirm};
@@ -89,7 +89,7 @@ impl SimpleLock {
         let (parent, name) = self.path().rsplit_once('/').unwrap_or_default();
         // Two tasks of one session must be told apart.
         let said = String::from_utf8_lossy(&self.settings.data);
-        let mark = format!("{said} {}", Uuid::new_v4());
+        let mark = format!("{said} {}", unique(&self.settings.client));
         let settings = Settings {
             path: if parent.is_empty() { "/" } else { parent }.to_owned(),
             data: mark.trim_start().into(),

@@ -60,6 +60,7 @@ impl Master {
             info!(path = self.cluster.path(), token = %leadership.fencing_token(), "active");
             self.active.send_replace(Some(leadership.fencing_token()));
             let ended = tokio::select! {
+                biased;
                 _ = leadership.lost() => None,
                 error = self.govern(&leadership) => Some(error),
             };
@@ -88,6 +89,7 @@ impl Master {
         let mut settled = true;
         loop {
             tokio::select! {
+                biased;
                 change = changes.next() => match change {
                     Some(change) => drop(change?),
                     None => return Ok(()),

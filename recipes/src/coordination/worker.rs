@@ -9,10 +9,10 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use quorate_client::{CreateMode, Error as ClientError};
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use super::{Cluster, STOP, Task, TaskState, WorkerInfo};
 use crate::cache::Cache;
+use crate::chance::unique;
 use crate::changes::look_synced;
 use crate::error::Error;
 use crate::guard::{FencedTransaction, Guard};
@@ -60,7 +60,7 @@ impl Worker {
     /// Cancel safe: dropping the future leaves nothing behind.
     pub async fn join(cluster: &Cluster, info: &WorkerInfo) -> Result<Self, Error> {
         // Another one under the same id, such as the next life of this process, is another worker.
-        let name = format!("{},{}", info.id, Uuid::new_v4().simple());
+        let name = format!("{},{}", info.id, unique(cluster.client()).simple());
         let path = cluster.workers_path();
         let settings = Settings {
             data: encode(&path, &Json(info.clone()))?,
@@ -91,6 +91,7 @@ impl Worker {
         cluster.client().spawn(async move {
             let (left, lost) = (servant.served.clone(), servant.guard.lost());
             tokio::select! {
+                biased;
                 () = left.closed() => {}
                 reason = lost => {
                     drop(left.send_replace(Err(servant.guard.lost_as(reason))));
@@ -199,6 +200,7 @@ impl Servant {
         let mut events = assignments.events();
         loop {
             tokio::select! {
+                biased;
                 event = events.next() => match event {
                     Some(event) => drop(event?),
                     None => return Ok(()),
