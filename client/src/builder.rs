@@ -17,6 +17,7 @@ use crate::driver::{Credential, Driver, Settings};
 use crate::error::Error;
 use crate::host::Host;
 use crate::retry::RetryPolicy;
+use crate::sasl::DigestMd5;
 use crate::session::{Session, Status};
 use crate::stream::Security;
 #[cfg(feature = "tls")]
@@ -108,6 +109,20 @@ impl ClientBuilder {
         self
     }
 
+    /// Authenticates every connection as `user` by SASL with the mechanism DIGEST-MD5, before any
+    /// other request. The password is not sent, and the server has to prove that it knows it too.
+    /// What passes over the connection is not protected by it; TLS does that.
+    ///
+    /// Servers know the connection as `sasl:user` from then on. If they do not accept the user,
+    /// the client ends with [`Error::SaslFailed`] in [`State::AuthFailed`](crate::State::AuthFailed).
+    pub fn sasl_digest_md5(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
+        self.security.sasl = Some(DigestMd5 {
+            user: user.into(),
+            password: password.into(),
+        });
+        self
+    }
+
     /// Secures every connection with TLS; see [`TlsOptions`]. Needs the feature `tls`.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, options: TlsOptions) -> Self {
@@ -180,7 +195,8 @@ impl ClientBuilder {
     /// # Errors
     ///
     /// [`Error::Connect`] if none answers in time, [`Error::SessionExpired`] if a session that was
-    /// to be continued is over, [`Error::AuthFailed`] if a credential was refused.
+    /// to be continued is over, [`Error::AuthFailed`] or [`Error::SaslFailed`] if a credential was
+    /// refused.
     ///
     /// Cancel safe: dropping the future closes what was begun.
     pub async fn connect(self, servers: &str) -> Result<Client, Error> {

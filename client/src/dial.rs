@@ -8,6 +8,7 @@ use quorate_proto::{ConnectRequest, ConnectResponse, frame};
 use tokio::time::Instant;
 
 use crate::connect_string::Server;
+use crate::error::Error;
 use crate::session::SessionId;
 use crate::stream::{Security, Stream};
 #[cfg(feature = "tls")]
@@ -38,6 +39,8 @@ pub(crate) struct Attached {
 pub(crate) enum Refused {
     /// The ensemble has expired it.
     Expired,
+    /// The server and the client do not believe each other; ends the session's handle.
+    Denied(Error),
     /// The server could not be reached or does not serve; another one may.
     Unreachable(io::Error),
 }
@@ -64,7 +67,11 @@ pub(crate) async fn dial(
     let answer = answer.map_err(|error| tls::explain(server, error));
     let answer = answer?;
     let answer = ConnectResponse::from_slice(&answer).map_err(invalid)?;
-    attach.accept(&answer).map(|(session, timeout)| Attached {
+    let (session, timeout) = attach.accept(&answer)?;
+    if let Some(sasl) = &security.sasl {
+        sasl.authenticate(server, &mut wire).await?;
+    }
+    Ok(Attached {
         wire,
         session,
         timeout,

@@ -218,6 +218,11 @@ impl Driver {
                     return Ok(self.attached(attached));
                 }
                 Err(Refused::Expired) => return Err(End::Expired),
+                Err(Refused::Denied(error)) => {
+                    warn!(%error, "authentication failed");
+                    self.status.denied(error);
+                    return Err(End::AuthFailed);
+                }
                 Err(Refused::Unreachable(error)) => {
                     debug!(%server, %error, "cannot connect");
                     self.failures = self.failures.saturating_add(1);

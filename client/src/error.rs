@@ -198,6 +198,17 @@ pub enum Error {
     #[error("a server refused a credential; connect anew with another one")]
     AuthFailed,
 
+    /// Authentication with SASL failed, which ends the session's handle.
+    #[error("SASL with {server} as {user:?}: {reason}; connect anew once that is put right")]
+    SaslFailed {
+        /// The server.
+        server: String,
+        /// The user.
+        user: String,
+        /// What went wrong.
+        reason: String,
+    },
+
     /// The client was closed or detached.
     #[error("the client is closed")]
     Closed,
@@ -276,7 +287,10 @@ impl Error {
     pub fn is_session_over(&self) -> bool {
         matches!(
             self,
-            Error::SessionExpired { .. } | Error::AuthFailed | Error::Closed
+            Error::SessionExpired { .. }
+                | Error::AuthFailed
+                | Error::SaslFailed { .. }
+                | Error::Closed
         )
     }
 
@@ -296,7 +310,7 @@ impl Error {
             Error::Transaction { source, .. } => return source.code(),
             Error::ConnectionLoss { .. } => ErrorCode::CONNECTION_LOSS,
             Error::SessionExpired { .. } => ErrorCode::SESSION_EXPIRED,
-            Error::AuthFailed => ErrorCode::AUTH_FAILED,
+            Error::AuthFailed | Error::SaslFailed { .. } => ErrorCode::AUTH_FAILED,
             _ => return None,
         })
     }

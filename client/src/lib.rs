@@ -40,6 +40,7 @@ mod reconnect;
 mod registry;
 mod request;
 mod retry;
+mod sasl;
 mod session;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]

@@ -114,6 +114,8 @@ struct Live {
     last_heartbeat: Option<Instant>,
     /// Why the last attempt to connect failed, or why the last connection was lost.
     last_failure: Option<Arc<io::Error>>,
+    /// Why the state is [`State::AuthFailed`], if more is known than that.
+    denial: Option<Error>,
 }
 
 impl Status {
@@ -125,6 +127,7 @@ impl Status {
                 session: saved,
                 last_heartbeat: None,
                 last_failure: None,
+                denial: None,
             }),
         }
     }
@@ -154,7 +157,10 @@ impl Status {
             State::Expired => Error::SessionExpired {
                 session: self.session_id(),
             },
-            State::AuthFailed => Error::AuthFailed,
+            State::AuthFailed => {
+                let denial = self.live.lock().denial.clone();
+                denial.unwrap_or(Error::AuthFailed)
+            }
             _ => Error::Closed,
         }
     }
@@ -205,6 +211,11 @@ impl Status {
 
     pub(crate) fn failed(&self, error: io::Error) {
         self.live.lock().last_failure = Some(Arc::new(error));
+    }
+
+    /// Why the state will be [`State::AuthFailed`].
+    pub(crate) fn denied(&self, error: Error) {
+        self.live.lock().denial = Some(error);
     }
 
     pub(crate) fn last_failure(&self) -> Option<Arc<io::Error>> {

@@ -10,10 +10,11 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::client::TlsStream;
 
 use crate::connect_string::Server;
+use crate::sasl::DigestMd5;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 
-/// How connections are secured.
+/// How connections are made: the bytes secured by TLS, and who is at their ends proved by SASL.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Security {
     #[cfg(feature = "tls")]
@@ -21,6 +22,7 @@ pub(crate) struct Security {
     /// The world that has the servers, if it is not the real one.
     #[cfg(feature = "simulation")]
     pub(crate) world: Option<std::sync::Arc<dyn crate::simulation::World>>,
+    pub(crate) sasl: Option<DigestMd5>,
 }
 
 impl Security {

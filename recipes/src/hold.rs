@@ -97,7 +97,9 @@ impl LostReason {
     pub(crate) fn of(error: &ClientError) -> Option<Self> {
         match error {
             ClientError::SessionExpired { .. } => Some(LostReason::SessionExpired),
-            ClientError::AuthFailed => Some(LostReason::AuthFailed),
+            ClientError::AuthFailed | ClientError::SaslFailed { .. } => {
+                Some(LostReason::AuthFailed)
+            }
             ClientError::Closed => Some(LostReason::Closed),
             _ => None,
         }

@@ -9,6 +9,7 @@
 
 mod linearizable;
 mod requests;
+mod sasl;
 mod server;
 mod session;
 mod watches;
