@@ -262,16 +262,7 @@ impl Leadership {
     ///
     /// Dropping the future gives up the wait only.
     pub async fn proclaim(&self, data: impl AsRef<[u8]>) -> Result<(), Error> {
-        let data = data.as_ref();
-        let set = || self.guard.client().set_data(self.guard.node(), data, None);
-        self.guard.check()?;
-        match patient().run_idempotent(set).await {
-            Ok(_) => Ok(()),
-            Err(ClientError::NoNode { .. }) => {
-                Err(self.guard.lost_as(crate::LostReason::NodeDeleted))
-            }
-            Err(error) => Err(error.into()),
-        }
+        self.guard.set_data(data.as_ref()).await
     }
 
     /// Gives up the leadership, and waits until the next candidate can have it.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::hold::{Hold, HoldState, LostReason};
-use crate::protect::Protected;
+use crate::protect::{Protected, patient};
 
 /// Proof that something is held, such as a [`Lock`](crate::Lock), for as long as it is.
 ///
@@ -91,6 +91,17 @@ impl Guard {
 
     pub(crate) fn client(&self) -> &Client {
         &self.hold.client
+    }
+
+    /// Sets the data of the znode that stands for the holder.
+    pub(crate) async fn set_data(&self, data: &[u8]) -> Result<(), Error> {
+        self.check()?;
+        let set = || self.client().set_data(self.node(), data, None);
+        match patient().run_idempotent(set).await {
+            Ok(_) => Ok(()),
+            Err(ClientError::NoNode { .. }) => Err(self.lost_as(LostReason::NodeDeleted)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Fails if it is lost.

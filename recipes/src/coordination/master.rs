@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::plan::{Step, plan};
-use super::{Cluster, STOP, Task, TaskState, WorkerInfo, read};
+use super::{Cluster, STOP, Task, TaskState, read, values};
 use crate::election::{Election, Leadership};
 use crate::error::Error;
 use crate::guard::FencingToken;
@@ -96,10 +96,7 @@ impl Master {
                 },
                 () = sleep(SECOND_LOOK), if !settled => {}
             }
-            let known: BTreeMap<String, WorkerInfo> = read(&workers)?
-                .into_iter()
-                .map(|(name, (worker, _))| (name, worker))
-                .collect();
+            let known = values(&workers)?;
             let found: Tasks = read(&tasks)?;
             let states = found
                 .iter()

@@ -13,7 +13,7 @@
 //! | Path | What is there | Written by |
 //! |---|---|---|
 //! | `election/` | the candidates | masters |
-//! | `workers/ID,UNIQUE` | ephemeral: id, address and capacity | the worker |
+//! | `workers/ID,UNIQUE` | ephemeral: id, address, capacity and load | the worker |
 //! | `tasks/TASK` | state, worker and epoch | the master; the worker that opens or closes it |
 //! | `assign/ID,UNIQUE/TASK` | there while the worker may serve the task; `stop` when it is to stop | the master; the worker that has stopped |
 //!
@@ -36,6 +36,7 @@
 //! ```
 
 mod master;
+mod overview;
 mod plan;
 mod worker;
 
@@ -45,12 +46,13 @@ use quorate_client::{Acl, Client, CreateMode, CreateOptions, Error as ClientErro
 use serde::{Deserialize, Serialize};
 
 pub use master::Master;
+pub use overview::Overview;
 pub use worker::{ServedTask, Worker};
 
 use crate::cache::{Cache, CachedNode};
 use crate::election::Election;
 use crate::error::Error;
-use crate::payload::{Json, decode, encode};
+use crate::payload::{Json, Payload, decode, encode};
 use crate::protect::{create_parents, join, patient};
 use crate::settings::{Settings, setters};
 
@@ -101,6 +103,10 @@ pub struct WorkerInfo {
     pub address: String,
     /// Its part of the tasks, in relation to those of others.
     pub capacity: u32,
+    /// How busy it [says](Worker::report) that it is, in whatever unit the workers agree on. Masters
+    /// count tasks and do not look at it.
+    #[serde(default)]
+    pub load: u64,
 }
 
 impl WorkerInfo {
@@ -110,6 +116,7 @@ impl WorkerInfo {
             id: id.into(),
             address: String::new(),
             capacity: 1,
+            load: 0,
         }
     }
 
@@ -149,6 +156,18 @@ impl Cluster {
         election.acl(self.settings.acl.clone())
     }
 
+    /// The names of all masters: the active one, then those who stand by, in the order in which they
+    /// would follow it. The server that answers catches up with the leader before.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Election::candidates`].
+    pub async fn masters(&self) -> Result<Vec<String>, Error> {
+        let candidates = self.election().candidates().await?.into_iter();
+        let name = |data: &[u8]| String::from_utf8_lossy(data).into_owned();
+        Ok(candidates.map(|candidate| name(&candidate.data)).collect())
+    }
+
     /// Adds a task. Does nothing if it is there already.
     ///
     /// # Errors
@@ -184,11 +203,7 @@ impl Cluster {
     /// [`Error::Payload`] that names what is no task; [`Error::Client`] when the session ends, and
     /// with what a server refuses.
     pub async fn tasks(&self) -> Result<BTreeMap<String, Task>, Error> {
-        let cache = self.synced(self.tasks_path()).await?;
-        Ok(read::<Task>(&cache)?
-            .into_iter()
-            .map(|(name, (task, _))| (name, task))
-            .collect())
+        values(&self.synced(self.tasks_path()).await?)
     }
 
     /// All workers by the names of their znodes. The server that answers catches up with the leader
@@ -198,11 +213,7 @@ impl Cluster {
     ///
     /// As for [`tasks`](Cluster::tasks).
     pub async fn workers(&self) -> Result<BTreeMap<String, WorkerInfo>, Error> {
-        let cache = self.synced(self.workers_path()).await?;
-        Ok(read::<WorkerInfo>(&cache)?
-            .into_iter()
-            .map(|(name, (worker, _))| (name, worker))
-            .collect())
+        values(&self.synced(self.workers_path()).await?)
     }
 
     /// A copy of the children of a path, as of now or later.
@@ -242,7 +253,7 @@ impl Cluster {
 /// What the children of a path say, by name, with their versions.
 fn read<T>(cache: &Cache) -> Result<BTreeMap<String, (T, i32)>, Error>
 where
-    Json<T>: crate::payload::Payload,
+    Json<T>: Payload,
 {
     let mut found = BTreeMap::new();
     for (path, CachedNode { data, stat }) in cache.snapshot() {
@@ -253,4 +264,13 @@ where
         }
     }
     Ok(found)
+}
+
+/// As [`read`], without the versions.
+fn values<T>(cache: &Cache) -> Result<BTreeMap<String, T>, Error>
+where
+    Json<T>: Payload,
+{
+    let found = read(cache)?.into_iter();
+    Ok(found.map(|(name, (value, _))| (name, value)).collect())
 }

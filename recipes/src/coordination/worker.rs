@@ -31,6 +31,7 @@ type Served = Arc<BTreeMap<String, ServedTask>>;
 pub struct Worker {
     guard: Arc<Guard>,
     name: String,
+    info: WorkerInfo,
     current: watch::Receiver<Result<Served, Error>>,
 }
 
@@ -102,6 +103,7 @@ impl Worker {
         Ok(Worker {
             guard,
             name,
+            info: info.clone(),
             current,
         })
     }
@@ -109,6 +111,22 @@ impl Worker {
     /// The name of its znode, by which tasks name their worker.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Tells everybody how busy it is, as [`WorkerInfo::load`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`] if it is no worker any more; [`Error::Client`] with what a server refuses.
+    ///
+    /// Dropping the future gives up the wait only.
+    pub async fn report(&self, load: u64) -> Result<(), Error> {
+        let info = WorkerInfo {
+            load,
+            ..self.info.clone()
+        };
+        let data = encode(self.guard.node(), &Json(info))?;
+        self.guard.set_data(&data).await
     }
 
     /// What it serves now, by name.
@@ -157,6 +175,12 @@ impl ServedTask {
     /// lost the task.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// The znodes that are there while the task is this worker's. A transaction that checks both is
+    /// fenced as [`transaction`](ServedTask::transaction) is, also in another session.
+    pub fn fences(&self) -> [&str; 2] {
+        [self.guard.node(), &self.assignment]
     }
 
     /// Writes that happen all together, and only while this worker serves the task; see
@@ -213,7 +237,7 @@ impl Servant {
     }
 
     /// Opens what is assigned, and stops what is not any more.
-    async fn adjust(&mut self, assigned: &std::collections::BTreeSet<String>) -> Result<(), Error> {
+    async fn adjust(&mut self, assigned: &BTreeSet<String>) -> Result<(), Error> {
         let before = self.served.borrow().clone()?;
         let mut served = (*before).clone();
         drop(before);

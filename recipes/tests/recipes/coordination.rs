@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use parking_lot::Mutex;
-use quorate_recipes::coordination::{Cluster, Master, TaskState, Worker, WorkerInfo};
-use quorate_recipes::{Client, CreateMode, Error};
+use quorate_recipes::coordination::{Cluster, Master, Overview, TaskState, Worker, WorkerInfo};
+use quorate_recipes::{Client, CreateMode, Error, client};
 use tokio::time::{Instant, sleep};
 
 use crate::relay::Relay;
@@ -191,6 +192,92 @@ async fn the_next_master_goes_on_and_the_last_one_cannot() {
     let leader = cluster.election().leader().await.unwrap().unwrap();
     assert_eq!(leader.data, "m2");
     second.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_can_see_who_serves_what() {
+    let server = server().await;
+    let client = server.client(LONG).await;
+    let (cluster, observer) = (cluster(&client), server.client(LONG).await);
+    cluster.add_task("a").await.unwrap();
+    let first = cluster.master("m1");
+    let mut active = first.watch_active();
+    let first = mastering(first);
+    soon("a master", active.wait_for(Option::is_some))
+        .await
+        .unwrap();
+    let mut changes = Cluster::new(&observer, PATH).observe();
+    let mut seen = changes.next().await.unwrap().unwrap();
+    let mut sees = async |what: &str, enough: &dyn Fn(&Overview) -> bool| {
+        soon(what, async {
+            while !enough(&seen) {
+                seen = changes.next().await.unwrap().unwrap();
+            }
+        })
+        .await;
+    };
+    let second = mastering(cluster.master("m2"));
+    sees("a standby", &|seen| seen.masters == ["m1", "m2"]).await;
+    assert_eq!(cluster.masters().await.unwrap(), ["m1", "m2"]);
+    let mut worker = Worker::join(&cluster, &WorkerInfo::new("w1"))
+        .await
+        .unwrap();
+    serves(&mut worker, 1).await;
+    sees("an open task", &|seen| {
+        seen.tasks["a"].state == TaskState::Open
+            && seen.worker_of("a").is_some_and(|info| info.id == "w1")
+    })
+    .await;
+    worker.report(7).await.unwrap();
+    sees("its load", &|seen| {
+        seen.worker_of("a").is_some_and(|info| info.load == 7)
+    })
+    .await;
+    first.abort();
+    sees("another master", &|seen| seen.masters == ["m2"]).await;
+    drop(worker);
+    sees("nobody", &|seen| seen.workers.is_empty()).await;
+    second.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fences_hold_back_the_writes_of_other_sessions() {
+    let server = Standalone::start(Duration::from_millis(50)).await;
+    let client = server.client(LONG).await;
+    let dying = server.client(Duration::from_millis(300)).await;
+    let cluster = cluster(&client);
+    cluster.add_task("a").await.unwrap();
+    let master = mastering(cluster.master("m"));
+    let info = WorkerInfo::new("w1");
+    let mut worker = Worker::join(&Cluster::new(&dying, PATH), &info)
+        .await
+        .unwrap();
+    serves(&mut worker, 1).await;
+    let task = worker.tasks()["a"].clone();
+    let options = CreateMode::Persistent;
+    client.create("/written", "", options).await.unwrap();
+    let write = || {
+        let [member, assignment] = task.fences();
+        let fenced = client.transaction().check(member, None);
+        let fenced = fenced.check(assignment, None);
+        fenced.set_data("/written", "by w1", None).commit()
+    };
+    write().await.unwrap();
+    dying.detach().await.unwrap();
+    soon("the end of the worker", async {
+        while worker.changed().await.is_ok() {}
+        while !cluster.workers().await.unwrap().is_empty() {}
+    })
+    .await;
+    let refused = write().await.unwrap_err();
+    assert!(
+        matches!(&refused, client::Error::Transaction { index: 0, .. }),
+        "{refused:?}"
+    );
+    // Its membership is over, not only the way to it.
+    let report = worker.report(1).await;
+    assert!(matches!(report, Err(Error::Lost { .. })), "{report:?}");
+    master.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
