@@ -52,6 +52,9 @@ impl DigestMd5 {
         };
         // The server speaks first in this mechanism, so it is sent an empty token.
         let challenge = call(wire, 1, &[]).await?.map_err(denied)?;
+        if challenge.is_empty() {
+            return Err(denied("the server has no users of SASL".into()));
+        }
         let challenge = Challenge::parse(&challenge).map_err(denied)?;
         let cnonce = cnonce().map_err(std::io::Error::other)?;
         let exchange = Exchange {

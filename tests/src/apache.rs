@@ -6,8 +6,9 @@ use std::process::Command;
 
 use crate::process::{Program, Settings, lines};
 
-/// Where Debian's package `zookeeper` puts the server; its manifest names what it needs.
-const DEBIAN: &str = "/usr/share/java/zookeeper.jar";
+/// Where Debian's package `zookeeper` puts the server; its manifest names what it needs, but for a
+/// part of what TLS takes.
+const DEBIAN: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar";
 
 /// Keys that Apache ZooKeeper reads as properties of the JVM, under these very names.
 const PROPERTIES: [&str; 2] = ["jute.maxbuffer", "readonlymode.enabled"];
@@ -37,7 +38,7 @@ impl Apache {
     }
 
     fn is_property(key: &str) -> bool {
-        PROPERTIES.contains(&key) || key.starts_with("znode.container.")
+        PROPERTIES.contains(&key) || key.starts_with("znode.container.") || key.starts_with("java.")
     }
 }
 

@@ -31,7 +31,7 @@ const LEASH: &str = r#"exec 3<&0; (read _ <&3 || kill -9 $$) & exec "$@" 3<&- </
 /// The keys of a configuration, under their names in `zoo.cfg`.
 ///
 /// Keys that Apache ZooKeeper reads only as properties of the JVM (`jute.maxbuffer`,
-/// `readonlymode.enabled`, `znode.container.*`) are given to it as such.
+/// `readonlymode.enabled`, `znode.container.*`), and those of Java itself (`java.*`) are given to it as such.
 ///
 /// ```
 /// use quorate_tests::process::Settings;

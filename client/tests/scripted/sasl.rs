@@ -153,7 +153,8 @@ async fn a_server_that_does_not_know_the_password_is_not_believed() {
 async fn a_server_without_the_mechanism_is_told_apart() {
     for (code, answer, reason) in [
         (ErrorCode::UNIMPLEMENTED, None, "does not take DIGEST-MD5"),
-        (ErrorCode::OK, None, "no nonce"),
+        (ErrorCode::OK, None, "has no users"),
+        (ErrorCode::OK, Some(&b"realm=r"[..]), "no nonce"),
         (ErrorCode::OK, Some(&b"\xff"[..]), "not one of DIGEST-MD5"),
     ] {
         let server = Server::start().await;
