@@ -81,9 +81,21 @@ impl Curator {
 
     /// The command that runs it.
     pub fn command(&self) -> Command {
-        let class_path = format!("{}:{}", self.home.path().display(), class_path(&CURATOR));
+        self.java(&["-XX:TieredStopAtLevel=1"])
+    }
+
+    /// The command that runs it for long enough that what it does often is worth to be optimised.
+    pub fn optimised(&self) -> Command {
+        self.java(&[])
+    }
+
+    /// With the libraries in `QUORATE_CURATOR_CLASSPATH`, without it Debian's.
+    fn java(&self, options: &[&str]) -> Command {
+        let libraries = env::var("QUORATE_CURATOR_CLASSPATH");
+        let libraries = libraries.unwrap_or_else(|_| class_path(&CURATOR));
+        let class_path = format!("{}:{libraries}", self.home.path().display());
         let mut command = Command::new("java");
-        command.args(["-XX:TieredStopAtLevel=1", "-cp", &class_path, self.class]);
+        command.args(options).args(["-cp", &class_path, self.class]);
         command
     }
 }

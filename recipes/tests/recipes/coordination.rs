@@ -11,7 +11,7 @@ use quorate_recipes::{Client, CreateMode, Error, client};
 use tokio::time::{Instant, sleep};
 
 use crate::relay::Relay;
-use crate::support::{LONG, PATH, Standalone, beside, connect, nothing_left, server, soon};
+use crate::support::{LONG, PATH, Servers, beside, connect, nothing_left, server, soon};
 
 const TASKS: usize = 12;
 
@@ -41,7 +41,7 @@ async fn serves(worker: &mut Worker, number: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_are_served_and_move_with_the_workers() {
-    let server = Standalone::start(Duration::from_millis(50)).await;
+    let server = Servers::start(Duration::from_millis(50)).await;
     let client = server.client(LONG).await;
     let dying = server.client(Duration::from_millis(300)).await;
     let cluster = cluster(&client);
@@ -164,7 +164,7 @@ async fn a_task_moves_when_the_worker_has_put_it_down() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_master_goes_on_and_the_last_one_cannot() {
-    let server = Standalone::start(Duration::from_millis(50)).await;
+    let server = Servers::start(Duration::from_millis(50)).await;
     let client = server.client(LONG).await;
     let dying = server.client(Duration::from_millis(300)).await;
     let cluster = cluster(&client);
@@ -242,7 +242,7 @@ async fn everybody_can_see_who_serves_what() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fences_hold_back_the_writes_of_other_sessions() {
-    let server = Standalone::start(Duration::from_millis(50)).await;
+    let server = Servers::start(Duration::from_millis(50)).await;
     let client = server.client(LONG).await;
     let dying = server.client(Duration::from_millis(300)).await;
     let cluster = cluster(&client);
@@ -305,7 +305,7 @@ async fn what_is_no_task_is_an_error_that_names_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_task_is_ever_served_twice() {
     const SESSION: Duration = Duration::from_millis(600);
-    let server = Standalone::start(Duration::from_millis(50)).await;
+    let server = Servers::start(Duration::from_millis(50)).await;
     let client = server.client(LONG).await;
     add_tasks(&cluster(&client)).await;
     let end = Instant::now() + Duration::from_secs(6);

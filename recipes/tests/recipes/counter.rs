@@ -9,7 +9,7 @@ use quorate_proto::OpCode;
 use quorate_recipes::{
     Client, Counter, CreateMode, Encoding, Error, IdGenerator, Lease, SharedValue,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::relay::{Fault, Relay};
 use crate::support::{
@@ -120,7 +120,8 @@ async fn many_count_together() {
         })
         .collect();
     let tasks = beside(join_all(tasks));
-    while !tasks.is_finished() {
+    let end = Instant::now() + Duration::from_secs(3);
+    while !tasks.is_finished() && Instant::now() < end {
         let relay = fastrand::choice(&relays).unwrap();
         match fastrand::bool() {
             true => relay.interrupt(),

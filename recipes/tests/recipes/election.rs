@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::relay::Relay;
 use crate::support::{
-    LONG, OPERATIONS, PATH, Standalone, beside, connect, contenders, dropped_at_every_await,
+    LONG, OPERATIONS, PATH, Servers, beside, connect, contenders, dropped_at_every_await,
     nothing_left, server, soon, with_every_fault,
 };
 
@@ -249,7 +249,7 @@ async fn lost_requests_and_replies_do_no_harm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn there_is_never_more_than_one_leader() {
     const SESSION: Duration = Duration::from_millis(500);
-    let server = Standalone::start(Duration::from_millis(50)).await;
+    let server = Servers::start(Duration::from_millis(50)).await;
     let (leaders, terms) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let end = Instant::now() + Duration::from_secs(5);
     let candidates: Vec<_> = (0..4)

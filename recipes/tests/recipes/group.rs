@@ -9,7 +9,7 @@ use quorate_recipes::{Client, CreateMode, Group, GroupEvent, Layout, NodeState, 
 
 use crate::relay::Relay;
 use crate::support::{
-    LONG, OPERATIONS, PATH, Standalone, beside, children, connect, dropped_at_every_await,
+    LONG, OPERATIONS, PATH, Servers, beside, children, connect, dropped_at_every_await,
     nothing_left, server, soon, with_every_fault,
 };
 
@@ -60,7 +60,7 @@ async fn members_of_kazoos_parties_have_their_names() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_comes_changes_goes_or_dies_is_seen() {
-    let server = Standalone::start(Duration::from_millis(50)).await;
+    let server = Servers::start(Duration::from_millis(50)).await;
     let relay = Relay::start(server.address()).await;
     let (client, watching) = (
         server.client(LONG).await,
@@ -144,7 +144,7 @@ async fn each_member_that_comes_is_told_once() {
 /// expires: somebody must create it again then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_znode_of_the_dead_is_not_taken_for_the_new_one() {
-    let server = Standalone::start(Duration::from_millis(50)).await;
+    let server = Servers::start(Duration::from_millis(50)).await;
     let before = server.client(Duration::from_millis(300)).await;
     let client = server.client(LONG).await;
     let old = group(&before).join("a", &text("old")).await.unwrap();

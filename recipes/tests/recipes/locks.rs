@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::relay::Relay;
 use crate::support::{
-    LONG, OPERATIONS, Standalone, beside, connect, contenders, dropped_at_every_await, lock,
+    LONG, OPERATIONS, Servers, beside, connect, contenders, dropped_at_every_await, lock,
     nothing_left, server, soon, with_every_fault,
 };
 
@@ -201,7 +201,7 @@ async fn the_simple_lock_deletes_nothing_of_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_simple_lock_leaves_nothing_behind() {
-    let server = Standalone::start(Duration::from_secs(2)).await;
+    let server = Servers::start(Duration::from_secs(2)).await;
     let relay = Relay::start(server.address()).await;
     let client = connect(&relay.address(), LONG).await;
     dropped_at_every_await(&client, async || simple(&client).acquire().await).await;

@@ -1,4 +1,4 @@
-//! The recipes, against an embedded server.
+//! The recipes, against the servers that `servers` starts.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,4 +21,5 @@ mod partitioner;
 mod relay;
 mod rwlock;
 mod semaphore;
+mod servers;
 mod support;

@@ -8,7 +8,7 @@ use quorate_recipes::{Client, CreateMode, Instance, NameService, Pick};
 
 use crate::relay::Relay;
 use crate::support::{
-    LONG, OPERATIONS, Standalone, connect, dropped_at_every_await, nothing_left, server, soon,
+    LONG, OPERATIONS, Servers, connect, dropped_at_every_await, nothing_left, server, soon,
     with_every_fault,
 };
 
@@ -22,7 +22,7 @@ fn instance(id: &str) -> Instance<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_are_found_for_as_long_as_they_live() {
-    let server = Standalone::start(Duration::from_millis(50)).await;
+    let server = Servers::start(Duration::from_millis(50)).await;
     let client = server.client(LONG).await;
     let dying = server.client(Duration::from_millis(200)).await;
     assert!(names(&client).services().await.unwrap().is_empty());

@@ -9,7 +9,7 @@ use quorate_recipes::{Client, Partitioner, Share};
 use tokio::time::{Instant, sleep};
 
 use crate::relay::Relay;
-use crate::support::{LONG, PATH, Standalone, beside, connect, nothing_left, server, soon};
+use crate::support::{LONG, PATH, Servers, beside, connect, nothing_left, server, soon};
 
 const ITEMS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
@@ -29,7 +29,7 @@ async fn has(share: &mut Share, number: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_divided_and_divided_again() {
-    let server = Standalone::start(Duration::from_millis(50)).await;
+    let server = Servers::start(Duration::from_millis(50)).await;
     let client = server.client(LONG).await;
     let dying = server.client(Duration::from_millis(200)).await;
     let mut one = partitioner(&client).join("one").await.unwrap();

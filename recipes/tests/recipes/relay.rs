@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::servers::Address;
 use crate::support::soon;
 
 /// The xid under which servers tell of events.
@@ -20,7 +21,7 @@ const NOTIFICATION: i32 = -1;
 
 /// Passes frames on, except where it is told otherwise. Everything ends when it is dropped.
 pub(crate) struct Relay {
-    address: SocketAddr,
+    address: Address,
     shared: Arc<Shared>,
     acceptor: AbortHandle,
 }
@@ -84,11 +85,14 @@ impl Traffic {
 }
 
 impl Relay {
-    pub(crate) async fn start(server: SocketAddr) -> Self {
+    pub(crate) async fn start(server: Address) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = Address {
+            socket: listener.local_addr().unwrap(),
+            chroot: server.chroot,
+        };
         let shared = Arc::new(Shared {
-            server,
+            server: server.socket,
             line: watch::Sender::new(Line {
                 mode: Mode::Open,
                 cuts: 0,

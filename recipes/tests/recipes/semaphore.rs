@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::relay::Relay;
 use crate::support::{
-    LONG, OPERATIONS, PATH, Standalone, beside, children, connect, dropped_at_every_await,
+    LONG, OPERATIONS, PATH, Servers, beside, children, connect, dropped_at_every_await,
     nothing_left, server, soon, with_every_fault,
 };
 
@@ -177,7 +177,7 @@ async fn lost_requests_and_replies_do_no_harm() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_permits_of_the_dead_come_back() {
-    let server = Standalone::start(Duration::from_millis(50)).await;
+    let server = Servers::start(Duration::from_millis(50)).await;
     let dying = server.client(Duration::from_millis(200)).await;
     let client = server.client(LONG).await;
     let permits = semaphore(&dying, 2).acquire_many(2).await.unwrap();

@@ -1,21 +1,18 @@
 //! What the tests share: servers, clients, and waiting for a state.
 
 use std::future::{Future, poll_fn};
-use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 use quorate_proto::OpCode;
 use quorate_recipes::{Client, Lock, client};
-use quorate_server::{Ensemble, Server};
-use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::relay::{Fault, Relay};
+pub(crate) use crate::servers::{Servers, server};
 
 /// How long any state may take to come about.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -25,82 +22,6 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 /// Where the tests lock.
 pub(crate) const PATH: &str = "/locks/test";
-
-/// A server that can be stopped and started again where it was; with `QUORATE_RECIPES_SERVERS` set,
-/// an ensemble of so many, to whose members clients connect in turn.
-pub(crate) struct Standalone {
-    home: TempDir,
-    tick: Duration,
-    port: u16,
-    server: Option<Server>,
-    ensemble: Option<Ensemble>,
-    turn: AtomicUsize,
-}
-
-impl Standalone {
-    /// A server of which sessions last from twice to twenty times `tick`.
-    pub(crate) async fn start(tick: Duration) -> Self {
-        tracing();
-        let mut standalone = Standalone {
-            home: TempDir::new().unwrap(),
-            tick,
-            port: 0,
-            server: None,
-            ensemble: None,
-            turn: AtomicUsize::new(0),
-        };
-        if let Ok(servers) = std::env::var("QUORATE_RECIPES_SERVERS") {
-            let ensemble = Ensemble::builder().voters(servers.parse().unwrap());
-            standalone.ensemble = Some(ensemble.tick_time(tick).start().await.unwrap());
-        } else {
-            standalone.restart().await;
-        }
-        standalone
-    }
-
-    /// Restarts the server, or kills the leader of the ensemble and starts it again.
-    pub(crate) async fn restart(&mut self) {
-        if let Some(ensemble) = &mut self.ensemble {
-            let leader = ensemble.leader().await.unwrap();
-            ensemble.kill(leader).await;
-            ensemble.restart(leader).await.unwrap();
-            return;
-        }
-        if let Some(server) = self.server.take() {
-            server.shutdown().await.unwrap();
-        }
-        let server = Server::builder()
-            .data_dir(PathBuf::from(self.home.path()))
-            .client_port(self.port)
-            .tick_time(self.tick)
-            .start()
-            .await
-            .unwrap();
-        self.port = server.client_addr().unwrap().port();
-        self.server = Some(server);
-    }
-
-    pub(crate) fn address(&self) -> std::net::SocketAddr {
-        match &self.ensemble {
-            None => self.server.as_ref().unwrap().client_addr().unwrap(),
-            Some(ensemble) => {
-                let ids = ensemble.ids();
-                let turn = self.turn.fetch_add(1, Ordering::Relaxed) % ids.len();
-                ensemble.client_addr(ids[turn]).unwrap()
-            }
-        }
-    }
-
-    /// A client with the given session timeout.
-    pub(crate) async fn client(&self, timeout: Duration) -> Client {
-        connect(&self.address().to_string(), timeout).await
-    }
-}
-
-/// A server with the usual ticks.
-pub(crate) async fn server() -> Standalone {
-    Standalone::start(Duration::from_secs(2)).await
-}
 
 pub(crate) async fn connect(address: &str, timeout: Duration) -> Client {
     Client::builder()
@@ -242,7 +163,7 @@ pub(crate) fn lock(client: &Client) -> Lock {
 }
 
 /// Prints what `RUST_LOG` asks for, with the output of the test.
-fn tracing() {
+pub(crate) fn tracing() {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -5,11 +5,12 @@ use std::time::Duration;
 use fastrand::Rng;
 use futures::future::{join_all, poll_fn};
 use quorate_recipes::{Client, Error, FencingToken, Guard};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::sync::Barrier;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::history::History;
 use crate::relay::Relay;
-use crate::support::{LONG, PATIENCE, Standalone, connect, lock, no_orphans, soon};
+use crate::support::{LONG, PATIENCE, Servers, connect, lock, no_orphans, soon};
 
 const CONTENDERS: usize = 8;
 /// How long everything goes wrong.
@@ -24,7 +25,7 @@ async fn no_two_hold_the_lock_whatever_happens() {
         std::env::var("QUORATE_SEED").map_or_else(|_| fastrand::u64(..), |s| s.parse().unwrap());
     eprintln!("QUORATE_SEED={seed}");
     let mut rng = Rng::with_seed(seed);
-    let mut server = Standalone::start(TICK).await;
+    let mut server = Servers::start_mortal(TICK).await;
     let history = History::default();
     let end = Instant::now() + STORM;
     let address = server.address();
@@ -163,19 +164,24 @@ async fn polled<T>(
 /// The history would show it if two held the lock at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_check_sees_who_does_without_the_lock() {
-    let server = Standalone::start(Duration::from_secs(2)).await;
+    let server = Servers::start(Duration::from_secs(2)).await;
     let clients = join_all((0..4).map(|_| server.client(LONG))).await;
+    // Without the lock, all are inside together.
+    let together = Barrier::new(clients.len());
     for bypassed in [false, true] {
         let history = History::default();
         join_all(clients.iter().map(|client| {
-            let history = history.clone();
+            let (history, together) = (history.clone(), &together);
             async move {
                 for _ in 0..5 {
                     let guard = lock(client).acquire().await.unwrap();
                     let token = guard.fencing_token();
                     let guard = (!bypassed).then_some(guard);
                     let from = Instant::now();
-                    sleep_until(from + Duration::from_millis(5)).await;
+                    if bypassed {
+                        together.wait().await;
+                    }
+                    sleep(Duration::from_millis(5)).await;
                     history.record(token, from, Instant::now());
                     drop(guard);
                 }
@@ -189,7 +195,7 @@ async fn the_check_sees_who_does_without_the_lock() {
 /// The history would show it if tokens did not rise.
 #[tokio::test]
 async fn the_check_sees_tokens_that_do_not_rise() {
-    let server = Standalone::start(Duration::from_secs(2)).await;
+    let server = Servers::start(Duration::from_secs(2)).await;
     let client = server.client(LONG).await;
     let mut tokens: Vec<FencingToken> = Vec::new();
     for _ in 0..2 {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::relay::{Fault, Relay, Traffic};
 use crate::support::{
-    LONG, PATH, Standalone, children, connect, contenders, lock, no_orphans, server, soon,
+    LONG, PATH, Servers, children, connect, contenders, lock, no_orphans, server, soon,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,7 +180,7 @@ async fn a_guard_can_be_dropped_outside_of_the_runtime() {
 /// connection refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_is_cut_off_knows_before_the_next_one_holds() {
-    let server = Standalone::start(Duration::from_millis(100)).await;
+    let server = Servers::start(Duration::from_millis(100)).await;
     for silence in [Relay::freeze, Relay::cut] {
         let relay = Relay::start(server.address()).await;
         let timeout = Duration::from_secs(1);
@@ -215,7 +215,7 @@ async fn a_holder_that_is_cut_off_knows_before_the_next_one_holds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guard_that_was_given_up_in_time_frees_the_lock_when_the_server_is_heard_again() {
-    let server = Standalone::start(Duration::from_secs(10)).await;
+    let server = Servers::start(Duration::from_secs(10)).await;
     let relay = Relay::start(server.address()).await;
     // The server would keep the session: it lets sessions last for two of its ticks at least.
     let holder = connect(&relay.address(), Duration::from_secs(20)).await;

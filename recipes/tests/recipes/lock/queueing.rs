@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use crate::relay::{Fault, Relay, Traffic};
 use crate::support::{
-    LONG, PATH, Standalone, children, connect, contenders, dropped_at_every_await, lock,
-    no_orphans, server, soon,
+    LONG, PATH, Servers, children, connect, contenders, dropped_at_every_await, lock, no_orphans,
+    server, soon,
 };
 
 fn acquiring(lock: Lock) -> JoinHandle<Result<Guard, Error>> {
@@ -202,7 +202,7 @@ async fn nothing_is_left_by_a_future_that_is_dropped_while_its_create_is_unanswe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_survives_interruptions_and_restarts() {
-    let mut server = Standalone::start(Duration::from_secs(2)).await;
+    let mut server = Servers::start_mortal(Duration::from_secs(2)).await;
     let relay = Relay::start(server.address()).await;
     let (holder, waiter) = (
         server.client(LONG).await,
@@ -226,7 +226,7 @@ async fn waiting_survives_interruptions_and_restarts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_whose_session_expires_is_told() {
-    let server = Standalone::start(Duration::from_millis(50)).await;
+    let server = Servers::start(Duration::from_millis(50)).await;
     let relay = Relay::start(server.address()).await;
     let holder = server.client(LONG).await;
     let waiter = connect(&relay.address(), Duration::from_millis(200)).await;

@@ -6,6 +6,12 @@
 //! cargo run --release -p quorate-tests --example measure -- catch-up
 //! ```
 //!
+//! and what recipes make of it:
+//!
+//! ```sh
+//! cargo run --release -p quorate-tests --example measure -- locks
+//! ```
+//!
 //! With `apache` behind it, the same with the servers in `QUORATE_APACHE_CLASSPATH`.
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +19,8 @@
     clippy::print_stdout,
     reason = "a measurement that fails says where, the others are told"
 )]
+
+mod locks;
 
 use std::env;
 use std::fs;
@@ -55,7 +63,11 @@ fn main() {
         Some("kills") => kills(Cluster::start(seats, Cluster::settings())),
         Some("sessions") => sessions(Cluster::start(seats, Cluster::settings())),
         Some("catch-up") => catch_up(Cluster::start(seats, Cluster::settings())),
-        _ => println!("one of: kills, sessions, catch-up"),
+        Some("locks") => {
+            let cluster = Cluster::start(seats, Cluster::settings());
+            locks::locks(&connect_string(&cluster));
+        }
+        _ => println!("one of: kills, sessions, catch-up, locks"),
     }
 }
 
@@ -83,12 +95,7 @@ fn kills(mut cluster: Cluster) {
 /// Opens many sessions with an ephemeral znode each, kills the leader, and waits for all of them.
 fn sessions(mut cluster: Cluster) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let addresses: Vec<String> = cluster
-        .addresses()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    let servers = addresses.join(",");
+    let servers = connect_string(&cluster);
     let clients = runtime.block_on(async {
         let mut clients = Vec::new();
         // Few enough at a time for the queues of connections to be accepted.
@@ -131,6 +138,12 @@ fn sessions(mut cluster: Cluster) {
         }
     });
     println!("requests lost on {} connections", lost.into_inner());
+}
+
+fn connect_string(cluster: &Cluster) -> String {
+    let addresses = cluster.addresses();
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    addresses.join(",")
 }
 
 /// Lets a follower miss many transactions and come back while the load goes on.
