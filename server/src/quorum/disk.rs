@@ -49,6 +49,8 @@ struct Waiting {
     /// The member is to lead no longer, in favour of this server.
     resign: Option<Option<Sid>>,
     stopping: bool,
+    /// The thread waits for something to do.
+    idle: bool,
 }
 
 /// What wakes the thread.
@@ -104,9 +106,16 @@ impl DiskQueue {
             && waiting.resign.is_none()
             && !waiting.stopping
         {
+            waiting.idle = true;
             self.filled.wait(&mut waiting);
         }
+        waiting.idle = false;
         self.take_from(&mut waiting)
+    }
+
+    /// Does the thread wait for something to do?
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.lock().idle
     }
 
     /// Takes what there is.

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::Quorum;
 use super::disk::DiskWork;
+use super::{Applying, Quorum};
 use crate::config::DynamicFiles;
 use crate::error::ServerError;
 use crate::service::{End, Snapshots};
@@ -52,7 +52,7 @@ impl Logger {
             proposing |= woken.proposals;
             if proposing {
                 // What it appends is done with the rest: one sync for all.
-                proposing = self.propose();
+                proposing = quorum.propose();
                 let more = disk.poll();
                 proposing |= more.proposals;
                 woken.resign = woken.resign.or(more.resign);
@@ -60,7 +60,7 @@ impl Logger {
             }
             if let Some(to) = woken.resign {
                 // The service numbers nothing more: this was the last.
-                while self.propose() {}
+                while quorum.propose() {}
                 quorum.tell([Input::HandOver { to }]);
             }
             if woken.stopping {
@@ -68,15 +68,6 @@ impl Logger {
             }
             self.carry_out(woken.work)?;
         }
-    }
-
-    /// False if there was nothing to propose.
-    fn propose(&self) -> bool {
-        let Some(proposals) = self.quorum.service.take_proposals() else {
-            return false;
-        };
-        self.quorum.tell(proposals.inputs());
-        true
     }
 
     fn carry_out(&mut self, work: VecDeque<DiskWork>) -> Result<(), ServerError> {
@@ -99,7 +90,8 @@ impl Logger {
             return Ok(());
         };
         self.replica.sync()?;
-        self.quorum.tell([Input::Durable { position }]);
+        let aftermath = self.quorum.step([Input::Durable { position }]);
+        self.quorum.conclude(aftermath, Applying::There);
         let service = &self.quorum.service;
         if self.snapshots.are_due(service, txns, self.replica.size()) {
             self.replica.roll()?;

@@ -19,7 +19,7 @@ mod tree_stream;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,8 @@ pub(crate) struct Quorum {
     /// The deadline has come nearer.
     sooner: Notify,
     stopped: AtomicBool,
+    /// Held by whoever takes proposals from the service until the peer has them: they keep their order.
+    proposing: Mutex<()>,
     /// What goes on for as long as the member lives.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -106,6 +108,17 @@ struct Core {
 struct Aftermath {
     flush: Vec<Arc<LinkSocket>>,
     deliver: Vec<(Link, Packet)>,
+    /// There is something to apply.
+    apply: bool,
+}
+
+/// Who applies what a step has committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Applying {
+    /// Who has told the peer of it: that saves the way to another thread.
+    Here,
+    /// The applier's own thread.
+    There,
 }
 
 /// The ways out of a member: its links and its disk.
@@ -113,6 +126,7 @@ struct Aftermath {
 pub(crate) struct Wires {
     links: Mutex<BTreeMap<Link, Arc<LinkSocket>>>,
     disk: DiskQueue,
+    quorum: OnceLock<Weak<Quorum>>,
 }
 
 impl Wires {
@@ -130,7 +144,13 @@ impl Outlet for Wires {
     }
 
     fn proposals(&self) {
-        self.disk.wake();
+        // A logger that is busy takes all that has come meanwhile at once. One that is not would have
+        // to be woken first.
+        let idle = self.disk.is_idle().then(|| self.quorum.get()?.upgrade());
+        match idle.flatten() {
+            Some(quorum) => while quorum.propose() {},
+            None => self.disk.wake(),
+        }
     }
 }
 
@@ -185,9 +205,11 @@ impl Quorum {
                 deadline: AtomicU64::new(0),
                 sooner: Notify::new(),
                 stopped: AtomicBool::new(false),
+                proposing: Mutex::default(),
                 tasks: Mutex::default(),
             }
         });
+        quorum.wires.quorum.get_or_init(|| Arc::downgrade(&quorum));
         let logger = Logger::new(Arc::clone(&quorum), replica, files, snapshots);
         let end = End::new(Arc::clone(service));
         thread::Builder::new()
@@ -273,26 +295,38 @@ impl Quorum {
 
     /// Tells the peer what has happened.
     fn tell(self: &Arc<Self>, inputs: impl IntoIterator<Item = Input>) {
-        let Aftermath { flush, deliver } = self.step(inputs);
-        for (link, packet) in deliver {
-            self.service.deliver(link, packet);
-        }
-        self.flush(flush);
+        let aftermath = self.step(inputs);
+        self.conclude(aftermath, Applying::Here);
     }
 
-    /// Sends what waits on links, and whatever that leads to.
-    fn flush(self: &Arc<Self>, mut links: Vec<Arc<LinkSocket>>) {
+    /// Proposes what the service has numbered; false if that is nothing.
+    fn propose(self: &Arc<Self>) -> bool {
+        let turn = self.proposing.lock();
+        let Some(proposals) = self.service.take_proposals() else {
+            return false;
+        };
+        let aftermath = self.step(proposals.inputs());
+        drop(turn);
+        self.conclude(aftermath, Applying::There);
+        true
+    }
+
+    /// Does what a step has left to do, and whatever that leads to.
+    fn conclude(self: &Arc<Self>, mut aftermath: Aftermath, applying: Applying) {
         loop {
-            links.retain(|link| link.flush() == Flushed::Drained);
-            if links.is_empty() {
+            let mut drained = aftermath.flush;
+            drained.retain(|link| link.flush() == Flushed::Drained);
+            if aftermath.apply {
+                match applying {
+                    Applying::Here => self.service.catch_up(),
+                    Applying::There => self.service.call_applier(),
+                }
+            }
+            self.service.deliver(aftermath.deliver);
+            if drained.is_empty() {
                 return;
             }
-            let drained = links.iter().map(|link| Input::Drained { link: link.id });
-            let aftermath = self.step(drained);
-            for (link, packet) in aftermath.deliver {
-                self.service.deliver(link, packet);
-            }
-            links = aftermath.flush;
+            aftermath = self.step(drained.iter().map(|link| Input::Drained { link: link.id }));
         }
     }
 
@@ -348,7 +382,10 @@ impl Quorum {
             }
             Output::WriteEpoch { file, epoch } => disk.push(DiskWork::Epoch { file, epoch }),
             Output::Truncate { zxid } => disk.push(DiskWork::Truncate { zxid }),
-            Output::Apply { entries } => self.service.apply(entries),
+            Output::Apply { entries } => {
+                self.service.apply(entries);
+                aftermath.apply = true;
+            }
             Output::Looking {
                 reason,
                 handed_over,

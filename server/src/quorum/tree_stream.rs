@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use super::disk::DiskWork;
 use super::link::LinkSocket;
 use super::port::Fault;
-use super::{Quorum, codec};
+use super::{Aftermath, Applying, Quorum, codec};
 use crate::storage::snapshot::{TreeDump, TreeReceiver};
 use crate::zab::{Input, Link, Packet};
 
@@ -66,7 +66,11 @@ impl Quorum {
                 return;
             }
             link.release();
-            this.flush(vec![link]);
+            let sent = Aftermath {
+                flush: vec![link],
+                ..Aftermath::default()
+            };
+            this.conclude(sent, Applying::Here);
         });
     }
 

@@ -9,13 +9,14 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use quorate_proto::OpCode;
 use quorate_proto::jute::{Decode, Encode};
 
+use super::desk::Desk;
 use super::logger::End;
 use super::queue::{LazyTree, Queue, timeout_in};
 use super::roles::{Job, MemberApplier};
@@ -25,13 +26,14 @@ use crate::tree::Tree;
 use crate::txn::{Internal, Requester, Roster, is_write};
 use crate::zab::{Entry, Input, Link, Membership, Packet, Request, Sid};
 
-/// The way to other members, which the driver of Zab provides. Its methods are called while locks
-/// are held, so that they must neither wait nor call the service.
+/// The way to other members, which the driver of Zab provides.
 pub(crate) trait Outlet: Debug + Send + Sync {
-    /// Sends packets on a link, behind those sent before. A link that has ended forgets them.
+    /// Sends packets on a link, behind those sent before. A link that has ended forgets them. Called
+    /// while locks are held, so that it must neither wait nor call the service.
     fn send(&self, link: Link, packets: &[Packet]);
 
-    /// Something waits for [`Service::take_proposals`]. Said once until that has answered `None`.
+    /// Something waits for [`Service::take_proposals`]. Said once until that has answered `None`,
+    /// while no lock is held.
     fn proposals(&self);
 }
 
@@ -83,7 +85,7 @@ impl Proposals {
 #[derive(Debug)]
 pub(super) struct Member {
     outlet: Arc<dyn Outlet>,
-    jobs: Sender<Job>,
+    desk: Desk,
     /// The ensemble, and who of it is here.
     pub(super) roster: Arc<Roster>,
     /// When the leader was last told of the sessions here.
@@ -113,7 +115,7 @@ impl Service {
         self: &Arc<Self>,
         outlet: Arc<dyn Outlet>,
     ) -> Result<JoinHandle<()>, ServerError> {
-        let (jobs, todo) = mpsc::channel();
+        let desk = Desk::new(MemberApplier::new(Arc::clone(self)));
         let config = &self.config;
         let members = config.ensemble.as_ref().map(Membership::from);
         let one_suffices = !config.standalone_enabled;
@@ -125,17 +127,16 @@ impl Service {
         self.show_config(&roster.committed());
         self.member.get_or_init(|| Member {
             outlet,
-            jobs,
+            desk,
             roster: Arc::new(roster),
             reported: AtomicU64::new(0),
         });
-        let applier = MemberApplier::new(Arc::clone(self));
-        let end = End::new(Arc::clone(self));
+        let (service, end) = (Arc::clone(self), End::new(Arc::clone(self)));
         thread::Builder::new()
             .name("applier".to_owned())
             .spawn(move || {
                 let mut end = end;
-                end.cause = applier.run(&todo).err();
+                end.cause = service.member.get().and_then(|member| member.desk.run());
             })
             .map_err(ServerError::Thread)
     }
@@ -147,8 +148,8 @@ impl Service {
 
     pub(super) fn submit_job(&self, job: Job) {
         if let Some(member) = self.member.get() {
-            // An applier that has failed has ended the service, and says why.
-            let _ = member.jobs.send(job);
+            member.desk.leave(job);
+            member.desk.call();
         }
     }
 
@@ -165,9 +166,26 @@ impl Service {
         Some(proposals)
     }
 
-    /// Applies committed transactions, behind those before.
+    /// Leaves committed transactions to be applied, behind those before: by
+    /// [`Service::catch_up`] or [`Service::call_applier`], once no lock is held.
     pub(crate) fn apply(&self, entries: Vec<Entry>) {
-        self.submit_job(Job::Apply(entries));
+        if let Some(member) = self.member.get() {
+            member.desk.leave(Job::Apply(entries));
+        }
+    }
+
+    /// Applies what waits for it, or has it applied if that is much. Not to be called with a lock held.
+    pub(crate) fn catch_up(&self) {
+        if let Some(member) = self.member.get() {
+            member.desk.catch_up();
+        }
+    }
+
+    /// Has what waits for it applied.
+    pub(crate) fn call_applier(&self) {
+        if let Some(member) = self.member.get() {
+            member.desk.call();
+        }
     }
 
     /// Serves as the leader of `epoch`, once everything that was committed before is applied.
@@ -234,31 +252,49 @@ impl Service {
         }
     }
 
-    /// A packet that is about sessions or requests: see
+    /// Packets that are about sessions or requests: see
     /// [`Output::Deliver`](crate::zab::Output::Deliver).
-    pub(crate) fn deliver(&self, link: Link, packet: Packet) {
+    pub(crate) fn deliver(&self, packets: Vec<(Link, Packet)>) {
         let Some(member) = self.member.get() else {
             return;
         };
-        let from_learner = member.roster.learner(link).is_some();
-        match packet {
-            // A leader that does not lead yet takes all sessions for heard from anyway.
-            Packet::Ping { sessions, .. } if from_learner => self.heard_from(&sessions),
-            packet if from_learner => {
-                let mut queue = self.queue.lock();
-                if let Some(packet) = queue.defer(link, packet) {
-                    let tree = LazyTree::new(&self.tree);
-                    self.serve_learner(&mut queue, &tree, link, packet);
-                    drop(tree);
-                    self.wake(&mut queue);
+        let mut packets = packets.into_iter().peekable();
+        while let Some((link, packet)) = packets.next() {
+            let from_learner = member.roster.learner(link).is_some();
+            match packet {
+                // A leader that does not lead yet takes all sessions for heard from anyway.
+                Packet::Ping { sessions, .. } if from_learner => self.heard_from(&sessions),
+                packet if from_learner => {
+                    let more = std::iter::from_fn(|| {
+                        packets.next_if(|(from, packet)| {
+                            *from == link && !matches!(packet, Packet::Ping { .. })
+                        })
+                    });
+                    self.serve_asked(
+                        link,
+                        std::iter::once(packet).chain(more.map(|(_, packet)| packet)),
+                    );
                 }
+                Packet::Ping { zxid, .. } => self.answer_ping(member, link, zxid),
+                Packet::Revalidate(answers) => self.revalidated(link, &answers),
+                // Not what a leader of the past has answered.
+                Packet::Sync if self.queue.lock().follows(link) => self.submit_job(Job::Synced),
+                _ => {}
             }
-            Packet::Ping { zxid, .. } => self.answer_ping(member, link, zxid),
-            Packet::Revalidate(answers) => self.revalidated(link, &answers),
-            // Not what a leader of the past has answered.
-            Packet::Sync if self.queue.lock().follows(link) => self.submit_job(Job::Synced),
-            _ => {}
         }
+    }
+
+    /// Does what a learner asks for, or will, once it leads.
+    fn serve_asked(&self, link: Link, packets: impl Iterator<Item = Packet>) {
+        let mut queue = self.queue.lock();
+        let tree = LazyTree::new(&self.tree);
+        for packet in packets {
+            if let Some(packet) = queue.defer(link, packet) {
+                self.serve_learner(&mut queue, &tree, link, packet);
+            }
+        }
+        drop(tree);
+        self.wake(queue);
     }
 
     /// A configuration of the ensemble is proposed.
@@ -355,7 +391,7 @@ impl Service {
             }
             queue.push_resumed(known, timeout, origin);
         }
-        self.wake(&mut queue);
+        self.wake(queue);
     }
 
     /// The leader: a learner has heard from sessions.

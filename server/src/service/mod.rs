@@ -17,6 +17,7 @@
 
 mod applier;
 mod chores;
+mod desk;
 mod gate;
 mod logger;
 mod member;
@@ -30,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use quorate_proto::{ErrorCode, OpCode};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout_at;
@@ -530,12 +531,12 @@ impl Service {
         let tree = LazyTree::new(&self.tree);
         let result = fill(&mut queue, &tree);
         drop(tree);
-        self.wake(&mut queue);
+        self.wake(queue);
         result
     }
 
     /// Tells whoever has to know of what was queued.
-    fn wake(&self, queue: &mut Queue) {
+    fn wake(&self, mut queue: MutexGuard<'_, Queue>) {
         let Some(member) = self.member.get() else {
             if queue.wants_logger() {
                 self.filled.notify_one();
@@ -551,6 +552,7 @@ impl Service {
                 self.submit_job(Job::Look);
             }
         } else if queue.wants_logger() {
+            drop(queue);
             member.outlet().proposals();
         }
     }

@@ -2,8 +2,9 @@
 //! order, roles that begin and end included, so that a role begins on a tree that shows all that
 //! was committed before.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Sender;
 
 use quorate_proto::jute::Decode;
 use quorate_proto::{OpCode, TxnHeader};
@@ -49,6 +50,16 @@ pub(super) enum Job {
     Stop,
 }
 
+impl Job {
+    /// How many transactions it has to apply.
+    pub(super) fn txns(&self) -> usize {
+        match self {
+            Job::Apply(entries) => entries.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct MemberApplier {
@@ -74,33 +85,35 @@ impl MemberApplier {
         }
     }
 
-    /// Works until it is told to stop, or until it cannot go on.
-    pub(super) fn run(mut self, jobs: &Receiver<Job>) -> Result<(), ServerError> {
-        for job in jobs {
-            match job {
-                Job::Look => self.look(),
-                Job::Apply(entries) => self.apply(&entries)?,
-                Job::Synced => self.synced(),
-                Job::Lead { term, epoch } => self.lead(term, epoch),
-                Job::Follow {
-                    term,
-                    epoch,
-                    link,
-                    observer,
-                } => {
-                    let mode = match observer {
-                        true => Mode::Observing,
-                        false => Mode::Following,
-                    };
-                    self.follow(term, epoch, link, mode);
+    /// Does a job. Breaks when it is told to stop, or cannot go on, and says why.
+    pub(super) fn carry_out(&mut self, job: Job) -> ControlFlow<Option<ServerError>> {
+        match job {
+            Job::Look => self.look(),
+            Job::Apply(entries) => {
+                if let Err(error) = self.apply(&entries) {
+                    return ControlFlow::Break(Some(error));
                 }
-                Job::Pause { handed_over } => self.pause(handed_over),
-                Job::Show(config) => self.service.show_config(&config),
-                Job::Rest(done) => drop(done),
-                Job::Stop => break,
             }
+            Job::Synced => self.synced(),
+            Job::Lead { term, epoch } => self.lead(term, epoch),
+            Job::Follow {
+                term,
+                epoch,
+                link,
+                observer,
+            } => {
+                let mode = match observer {
+                    true => Mode::Observing,
+                    false => Mode::Following,
+                };
+                self.follow(term, epoch, link, mode);
+            }
+            Job::Pause { handed_over } => self.pause(handed_over),
+            Job::Show(config) => self.service.show_config(&config),
+            Job::Rest(done) => drop(done),
+            Job::Stop => return ControlFlow::Break(None),
         }
-        Ok(())
+        ControlFlow::Continue(())
     }
 
     /// Takes what clients have queued.
@@ -237,8 +250,7 @@ impl MemberApplier {
             service.serve_learner(&mut queue, &tree, link, packet);
         }
         drop(tree);
-        service.wake(&mut queue);
-        drop(queue);
+        service.wake(queue);
         service.serve_as(Mode::Leading, epoch);
     }
 
@@ -264,8 +276,7 @@ impl MemberApplier {
         for (timeout, origin) in queue.take_revalidating().into_values() {
             service.resume_on(&mut queue, timeout, origin);
         }
-        service.wake(&mut queue);
-        drop(queue);
+        service.wake(queue);
         service.serve_as(mode, epoch);
     }
 

@@ -8,9 +8,13 @@
 use std::fmt::Debug;
 use std::fs;
 use std::io;
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+
+use rustix::fs::Advice;
 
 use super::error::StorageError;
 
@@ -49,6 +53,10 @@ pub trait DiskFile: Debug + Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes everything written so far durable, and the length as far as reading needs it.
     fn sync(&self) -> io::Result<()>;
+    /// Bytes that are durable and will not be read soon: memory need not be spent on them.
+    fn let_go(&self, bytes: Range<u64>) {
+        let _ = bytes;
+    }
 }
 
 /// A file system.
@@ -168,6 +176,12 @@ impl DiskFile for RealFile {
 
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn let_go(&self, bytes: Range<u64>) {
+        // An advice only.
+        let len = NonZeroU64::new(bytes.end.saturating_sub(bytes.start));
+        let _ = rustix::fs::fadvise(&self.0, bytes.start, len, Advice::DontNeed);
     }
 }
 
@@ -382,5 +396,10 @@ impl LatchedFile {
     /// Makes everything written so far durable.
     pub fn sync(&self) -> Result<(), StorageError> {
         self.disk.vital("sync", &self.path, |_| self.file.sync())
+    }
+
+    /// These bytes are durable and will not be read soon.
+    pub(super) fn let_go(&self, bytes: Range<u64>) {
+        self.file.let_go(bytes);
     }
 }

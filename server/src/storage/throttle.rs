@@ -2,6 +2,7 @@
 //! demos of what an ensemble does about it.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -128,5 +129,9 @@ impl DiskFile for ThrottledFile {
     fn sync(&self) -> io::Result<()> {
         self.faults.suffer();
         self.file.sync()
+    }
+
+    fn let_go(&self, bytes: Range<u64>) {
+        self.file.let_go(bytes);
     }
 }

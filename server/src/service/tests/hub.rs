@@ -97,7 +97,7 @@ impl Driver {
                     if term == self.term.load(SeqCst)
                         && let Some(service) = self.services.get(to)
                     {
-                        service.deliver(link, packet);
+                        service.deliver(vec![(link, packet)]);
                     }
                 }
                 Event::Proposals(member) => self.propose(member),
@@ -144,6 +144,7 @@ impl Driver {
         if !entries.is_empty() {
             for service in &self.services {
                 service.apply(entries.clone());
+                service.call_applier();
             }
         }
         for entry in entries.iter().filter(|entry| entry.is_reconfig()) {
@@ -158,7 +159,7 @@ impl Driver {
         }
         for sync in self.syncs.drain(..) {
             let (leader, learner) = (sync.0 as usize / 100, sync.0 as usize % 100);
-            self.services[learner].deliver(link(learner, leader), Packet::Sync);
+            self.services[learner].deliver(vec![(link(learner, leader), Packet::Sync)]);
         }
         self.held_count.store(0, SeqCst);
     }
@@ -320,7 +321,7 @@ impl Ensemble {
 
     /// Sends a packet as if a member had.
     pub(super) fn deliver(&self, from: usize, to: usize, packet: Packet) {
-        self.services[to].deliver(link(to, from), packet);
+        self.services[to].deliver(vec![(link(to, from), packet)]);
     }
 
     pub(super) fn last_zxid(&self, server: usize) -> i64 {

@@ -47,6 +47,8 @@ const HEADROOM: u64 = 4096;
 /// up to 16 KiB to be 5 to 28 % shorter.
 /// Large batches lose more by being written twice than they gain.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+/// The system forgets this many bytes at once.
+const LET_GO: u64 = 1 << 20;
 /// Batches up to this length count as small.
 const SMALL_BATCH: u64 = 16 << 10;
 
@@ -102,6 +104,8 @@ struct OpenLog {
     size: u64,
     /// Up to here the blocks have been written.
     written: u64,
+    /// From here on the system keeps the file in memory.
+    kept: u64,
     /// Has its name not been made durable yet?
     new: bool,
 }
@@ -147,6 +151,7 @@ impl LogWriter {
             position,
             size: position,
             written: position,
+            kept: 0,
             new: true,
         })
     }
@@ -164,6 +169,7 @@ impl LogWriter {
                 self.disk.sync_dir(&self.dir)?;
                 log.new = false;
             }
+            log.let_go();
         }
         let elapsed = begin.elapsed();
         if elapsed > self.options.slow_sync {
@@ -219,5 +225,15 @@ impl OpenLog {
         self.written = self.written.max(end);
         self.size = self.size.max(end);
         Ok(())
+    }
+
+    /// Everything is durable. Nobody reads it soon, so that the memory that it takes is better used
+    /// for what follows: fresh memory costs more than the copy into it.
+    fn let_go(&mut self) {
+        let full = self.position - self.position % LET_GO;
+        if full > self.kept {
+            self.file.let_go(self.kept..full);
+            self.kept = full;
+        }
     }
 }
