@@ -15,6 +15,7 @@ pub mod network;
 pub mod ours;
 pub mod process;
 pub mod raw;
+pub mod recipe_simulation;
 pub mod relay;
 pub mod simulation;
 pub mod small_disk;

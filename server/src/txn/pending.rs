@@ -211,6 +211,9 @@ impl Pending {
             let owner = Owner::from_stored(change.view.as_ref()?.stat.ephemeral_owner);
             (owner == Owner::Session(session)).then(|| Arc::clone(path))
         });
-        stored.chain(changed).collect()
+        let mut paths: Vec<_> = stored.chain(changed).collect();
+        // A transaction says the same whatever the order in which a process keeps them.
+        paths.sort_unstable();
+        paths
     }
 }

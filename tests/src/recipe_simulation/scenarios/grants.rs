@@ -1,0 +1,152 @@
+//! Who was given what: the ground truth about mutual exclusion, and a resource that is written by
+//! whoever holds it.
+
+use std::sync::Mutex;
+
+use quorate_proto::{Txn, TxnEntry};
+use quorate_recipes::client::Error as ClientError;
+use quorate_recipes::{Error, FencedTransaction};
+
+use super::super::executor::lock;
+use super::super::stage::{Host, broken};
+use crate::simulation::checker::Checked;
+
+/// What holders write into, inside of the tree.
+pub(super) const WORK: &str = "/work";
+
+/// A grant, by the znode that stands for it.
+#[derive(Debug, Clone)]
+struct Grant {
+    node: String,
+    czxid: i64,
+    token: i64,
+    exclusive: bool,
+}
+
+/// All grants of one thing.
+#[derive(Debug)]
+pub(super) struct Grants {
+    most: usize,
+    /// Later grants have larger tokens.
+    fair: bool,
+    granted: Mutex<Vec<Grant>>,
+    /// The newest token that the resource outside of the tree was written with.
+    newest: Mutex<i64>,
+    /// The newest token that was committed.
+    committed: Mutex<i64>,
+}
+
+impl Grants {
+    /// Of something that so many may have at once.
+    pub(super) fn of(most: usize) -> Self {
+        Grants {
+            most,
+            fair: most == 1,
+            granted: Mutex::default(),
+            newest: Mutex::default(),
+            committed: Mutex::default(),
+        }
+    }
+
+    /// Something was granted by this znode. Whoever else was granted it, and whose znode is still
+    /// there, has it too.
+    pub(super) fn granted(&self, host: &Host, node: &str, token: i64, exclusive: bool) -> Checked {
+        host.note(|| format!("granted {token:x} by {node}"));
+        let czxid = host.truth(|tree| tree.get(node).map(|node| node.persisted().czxid));
+        let Some(czxid) = czxid else {
+            // The session has just ended, which its guard is about to hear.
+            return Ok(());
+        };
+        let mut granted = lock(&self.granted);
+        let newest = granted.iter().map(|grant| grant.token).max();
+        granted.retain(|grant| {
+            let there = host.truth(|tree| tree.get(&grant.node).map(|node| node.persisted().czxid));
+            there == Some(grant.czxid) && grant.node != node
+        });
+        let conflict = match exclusive {
+            true => !granted.is_empty(),
+            false => granted.iter().any(|grant| grant.exclusive),
+        };
+        if conflict || granted.len() >= self.most {
+            let what = format!("{host:?} was granted {node}, and others hold it: {granted:?}");
+            return broken("exclusion", what);
+        }
+        if self.fair && newest.is_some_and(|newest| newest > token) {
+            return broken("order", format!("{node} with {token:x} after {newest:x?}"));
+        }
+        let node = node.to_owned();
+        granted.push(Grant {
+            node,
+            czxid,
+            token,
+            exclusive,
+        });
+        Ok(())
+    }
+
+    /// The holder writes into the resource outside of the tree, which trusts it: a guard says that
+    /// it still holds.
+    pub(super) fn write_outside(&self, host: &Host, token: i64) -> Checked {
+        let mut newest = lock(&self.newest);
+        if token < *newest && host.stage.honest {
+            let what = format!("{host:?} wrote with {token:x} after {:x}", *newest);
+            return broken("fence", what);
+        }
+        *newest = token.max(*newest);
+        Ok(())
+    }
+
+    /// The guard says that it holds; by the clock, which is right.
+    pub(super) fn still_held(&self, host: &Host, node: &str) -> Checked {
+        if host.stage.honest && host.truth(|tree| tree.get(node).is_none()) {
+            let what = format!("{host:?} has not heard that {node} is gone");
+            return broken("loss", what);
+        }
+        Ok(())
+    }
+
+    /// Writes the token into the tree, in a transaction that the guard has made; false if it was
+    /// lost.
+    pub(super) async fn write_inside(
+        &self,
+        fenced: FencedTransaction,
+        token: i64,
+    ) -> Checked<bool> {
+        let written = fenced.set_data(WORK, &token.to_string(), None).commit();
+        match written.await {
+            Ok(_) => Ok(true),
+            Err(Error::Lost { .. }) => Ok(false),
+            Err(Error::Client(error)) if error.is_transient() => Ok(true),
+            Err(Error::Client(error)) if error.is_session_over() => Ok(false),
+            Err(Error::Client(ClientError::Transaction { source, .. })) => {
+                broken("fence", format!("a fenced transaction fails: {source}"))
+            }
+            Err(error) => broken("fence", format!("a fenced transaction fails: {error}")),
+        }
+    }
+
+    /// A transaction has been committed: no token is older than the one before.
+    pub(super) fn committed(&self, entry: &TxnEntry<'_>) -> Checked {
+        let parts = match &entry.txn {
+            Txn::Multi(parts) if !parts.iter().any(|part| matches!(part, Txn::Error(_))) => {
+                parts.as_slice()
+            }
+            txn => std::slice::from_ref(txn),
+        };
+        for part in parts {
+            let Txn::SetData(set) = part else { continue };
+            if set.path != WORK {
+                continue;
+            }
+            let text = std::str::from_utf8(set.data.unwrap_or_default());
+            let token = text.ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+            let mut newest = lock(&self.committed);
+            if token < *newest {
+                let what = format!("{token:x} was written after {:x}", *newest);
+                return broken("fence", what);
+            }
+            *newest = token;
+        }
+        Ok(())
+    }
+}
