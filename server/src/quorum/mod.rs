@@ -407,7 +407,12 @@ impl Quorum {
                 observer,
                 ..
             } => self.service.follow(epoch, link, observer),
-            Output::LearnerJoined { link, sid, .. } => self.service.learner_joined(link, sid),
+            Output::LearnerJoined {
+                link,
+                sid,
+                observer,
+                ..
+            } => self.service.learner_joined(link, sid, observer),
             Output::LearnerLeft { link } => self.service.learner_left(link),
             Output::Deliver { link, packet } => aftermath.deliver.push((link, packet)),
             Output::Propound { config } => {

@@ -239,9 +239,9 @@ impl Service {
     }
 
     /// A learner may send requests from now on.
-    pub(crate) fn learner_joined(&self, link: Link, sid: Sid) {
+    pub(crate) fn learner_joined(&self, link: Link, sid: Sid, observer: bool) {
         if let Some(member) = self.member.get() {
-            member.roster.join(link, sid);
+            member.roster.join(link, sid, observer);
         }
     }
 

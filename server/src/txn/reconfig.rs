@@ -22,7 +22,8 @@ pub struct Roster {
 struct Now {
     committed: Membership,
     proposed: Option<Membership>,
-    learners: BTreeMap<Link, Sid>,
+    /// Who has everything, and whether it only observes.
+    learners: BTreeMap<Link, (Sid, bool)>,
 }
 
 impl Roster {
@@ -66,8 +67,8 @@ impl Roster {
     }
 
     /// A learner has everything.
-    pub fn join(&self, link: Link, sid: Sid) {
-        self.now.lock().learners.insert(link, sid);
+    pub fn join(&self, link: Link, sid: Sid, observer: bool) {
+        self.now.lock().learners.insert(link, (sid, observer));
     }
 
     /// A learner is gone.
@@ -82,7 +83,7 @@ impl Roster {
 
     /// The learner at the other end of a link.
     pub fn learner(&self, link: Link) -> Option<Sid> {
-        self.now.lock().learners.get(&link).copied()
+        self.now.lock().learners.get(&link).map(|(sid, _)| *sid)
     }
 
     /// How many learners there are that vote, and that do not.
@@ -91,7 +92,7 @@ impl Roster {
         let voters = now
             .learners
             .values()
-            .filter(|sid| now.committed.is_voter(**sid));
+            .filter(|(sid, _)| now.committed.is_voter(*sid));
         let voters = voters.count();
         (voters, now.learners.len() - voters)
     }
@@ -125,7 +126,8 @@ impl Roster {
             version: 0,
             members,
         };
-        let here = |sid| sid == self.me || now.learners.values().any(|learner| *learner == sid);
+        // Whoever observes acknowledges nothing before the new members are in force.
+        let here = |sid| sid == self.me || now.learners.values().any(|at| *at == (sid, false));
         if !next.is_quorum(here) {
             return Err(ErrorCode::NEW_CONFIG_NO_QUORUM);
         }
@@ -207,7 +209,7 @@ mod tests {
         let (members, version) = Members::read(&format!("{THREE}\nversion=100000000")).unwrap();
         let roster = Roster::new(1, Membership { version, members }, false);
         for sid in learners {
-            roster.join(Link(sid.cast_unsigned()), *sid);
+            roster.join(Link(sid.cast_unsigned()), *sid, false);
         }
         roster
     }
@@ -297,5 +299,8 @@ mod tests {
         let absent = Err(ErrorCode::NEW_CONFIG_NO_QUORUM);
         assert_eq!(roster(&[2]).change(&asked, None), absent);
         assert!(roster(&[2, 5]).change(&asked, None).is_ok());
+        let roster = roster(&[2]);
+        roster.join(Link(5), 5, true);
+        assert_eq!(roster.change(&asked, None), absent, "5 only observes");
     }
 }

@@ -276,6 +276,8 @@ pub enum Output {
         link: Link,
         /// Its id.
         sid: Sid,
+        /// Does it not vote?
+        observer: bool,
         /// What it can do.
         features: Features,
     },

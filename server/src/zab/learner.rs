@@ -395,6 +395,8 @@ impl Learner {
         if let Some(config) = config.filter(|c| c.version.cast_signed() <= committed) {
             own.activate(config);
         }
+        // And one that was proposed meanwhile may be committed by now, too.
+        own.activate_upto(self.committed);
         own.apply(self.committed);
         own.missing = false;
         self.phase = Phase::Following;

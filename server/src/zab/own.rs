@@ -181,11 +181,10 @@ impl Own {
         self.reconfigured = true;
     }
 
-    /// Goes by the configuration that waits to be committed, if that is so with `zxid`.
+    /// Goes by the configuration that was proposed last, if it is committed with `zxid`.
     pub(super) fn activate_upto(&mut self, zxid: i64) {
-        if self.pending_config().is_some_and(|version| version <= zxid)
-            && let Some(config) = self.proposed.take()
-        {
+        let proposed = &mut self.proposed;
+        if let Some(config) = proposed.take_if(|config| config.version.cast_signed() <= zxid) {
             self.activate(config);
         }
     }

@@ -111,7 +111,15 @@ impl World {
             Some(conn) => {
                 self.next_data += 1;
                 let session = client.session.unwrap_or_default();
-                if let Some((cxid, op)) = client.next(self.next_data, &mut self.rng) {
+                let mut next = client.next(self.next_data, &mut self.rng);
+                if let Some((_, op)) = &mut next
+                    && let Some(change) = self.changes.pop_front()
+                    && let Some(reconfig) = self.draw_reconfig(change)
+                {
+                    *op = reconfig;
+                }
+                if let Some((cxid, op)) = next {
+                    let client = &mut self.clients[at];
                     if client.waiting.len() == 1 {
                         client.heard = self.now;
                     }

@@ -91,6 +91,7 @@ impl World {
                 }
             }
             Fault::Ambush(point, passed, blow) => self.ambushes.push((point, passed, blow)),
+            Fault::Reconfig(change) => self.changes.push_back(change),
             Fault::HandOver => {
                 if let Some(leader) = self.leader() {
                     self.hand_over(leader)?;
@@ -138,6 +139,7 @@ impl World {
             self.relent(at);
         }
         self.ambushes.clear();
+        self.changes.clear();
         self.net.heal();
         self.arm_everything();
         for at in 0..self.members.len() {
@@ -393,6 +395,8 @@ fn point_of(output: &Output) -> Option<Point> {
         Output::Broadcast { .. } => Point::Propose,
         Output::Append { .. } => Point::Append,
         Output::Truncate { .. } => Point::Truncate,
+        Output::Propound { .. } => Point::Propound,
+        Output::Activate { .. } => Point::Activate,
         _ => return None,
     })
 }

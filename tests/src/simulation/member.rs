@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::path::Path;
 
 use quorate_proto::jute::{Decode, DecodeError, Reader};
 use quorate_proto::{Acl, PersistedStat};
+use quorate_server::config::DynamicFiles;
 use quorate_server::storage::epoch::{EpochFile, Epochs};
 use quorate_server::storage::log::LogOptions;
 use quorate_server::storage::mem_disk::MemDisk;
@@ -16,6 +18,7 @@ use quorate_server::tree::{Loader, NodeWalk, Tree};
 use quorate_server::zab::{Entry, Input, Link, LogRead, Membership, Millis, Peer, Position, Role};
 
 use super::Micros;
+use super::checker::sid;
 use super::clock::Clock;
 use super::flaw::{Flaw, FlawedDisk};
 use super::network::WireId;
@@ -24,6 +27,8 @@ use super::show::Show;
 
 /// Bytes that one read of the log answers: few, so that it takes several.
 const READ: usize = 600;
+/// Where a member keeps its snapshots, and the configurations that it knows.
+const DATA: &str = "/data/version-2";
 /// Bytes of a dump between two moments at which transactions may be applied.
 const DUMPED: usize = 300;
 
@@ -63,10 +68,8 @@ pub struct Member {
     pub blank: bool,
     /// What is damaged on its disk.
     pub rot: Option<Rot>,
-    /// The configuration that it knows to be committed; survives its processes.
-    pub committed: Membership,
-    /// A newer one that it knows to be proposed.
-    pub proposed: Option<Membership>,
+    /// The ensemble as its settings have it.
+    pub configured: Membership,
 }
 
 impl Member {
@@ -154,6 +157,10 @@ pub enum Job {
         /// What.
         epoch: u32,
     },
+    /// Keep a configuration that is proposed.
+    Propound(Box<Membership>),
+    /// Keep a configuration that is committed.
+    Activate(Box<Membership>),
     /// Cut the log.
     Truncate {
         /// Behind this.
@@ -195,6 +202,7 @@ impl fmt::Display for Done {
 pub struct DiskHost {
     storage: Storage,
     replica: Replica,
+    files: DynamicFiles,
     /// What waits, the first of them under way.
     pub jobs: VecDeque<Job>,
     /// An event for the end of the first is scheduled.
@@ -229,16 +237,26 @@ pub struct Found {
     pub last_zxid: i64,
     /// Its epochs.
     pub epochs: Epochs,
+    /// The configuration that it knows to be committed, and a newer one that is proposed.
+    pub configs: (Membership, Option<Membership>),
 }
 
 impl DiskHost {
-    /// Recovers from a disk.
-    pub fn recover(disk: &MemDisk, flaw: Option<Flaw>, blank: bool) -> Result<Found, StorageError> {
-        let storage = Storage::on(FlawedDisk::put(disk, flaw), options(blank));
+    /// Recovers from the disk of a member.
+    pub fn recover(
+        member: &Member,
+        disk: &MemDisk,
+        flaw: Option<Flaw>,
+    ) -> Result<Found, StorageError> {
+        let disk = FlawedDisk::put(disk, flaw);
+        let files = DynamicFiles::within(disk.clone(), sid(member.index), Path::new(DATA));
+        let storage = Storage::on(disk, options(member.blank));
         let recovered = storage.recover()?;
         let last_zxid = recovered.report.last_zxid;
         let epochs = storage.epochs(last_zxid)?;
+        let configs = files.load(member.configured.clone())?;
         let host = DiskHost {
+            files,
             replica: Replica::new(storage.clone(), last_zxid),
             storage,
             jobs: VecDeque::new(),
@@ -250,6 +268,7 @@ impl DiskHost {
             tree: recovered.tree,
             last_zxid,
             epochs,
+            configs,
         })
     }
 
@@ -309,6 +328,14 @@ impl DiskHost {
                     file: *file,
                     epoch: *epoch,
                 })
+            }
+            Job::Propound(config) => {
+                self.files.propose(config)?;
+                Done::Nothing
+            }
+            Job::Activate(config) => {
+                self.files.activate(config)?;
+                Done::Nothing
             }
             Job::Truncate { zxid } => match self.replica.truncate(*zxid)? {
                 Some(tree) => {

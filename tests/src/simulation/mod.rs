@@ -22,6 +22,7 @@ pub mod model;
 pub mod network;
 pub mod plan;
 mod process;
+mod reconfig;
 pub mod service;
 mod show;
 mod storing;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use quorate_proto::jute::Encode;
 use quorate_proto::{
-    Acl, CreateMode, CreateRequest, ErrorCode, OpCode, Perms, SetDataRequest, Txn, TxnEntry,
-    VersionRequest, path,
+    Acl, CreateMode, CreateRequest, ErrorCode, OpCode, Perms, ReconfigRequest, SetDataRequest, Txn,
+    TxnEntry, VersionRequest, path,
 };
 use quorate_server::tree::Tree;
 
@@ -42,6 +42,15 @@ pub enum Op {
         /// The version that it must have, or -1.
         version: i32,
     },
+    /// Changes the members of the ensemble.
+    Reconfig {
+        /// Those that come, or come to be something else.
+        joining: Option<String>,
+        /// Those that leave.
+        leaving: Option<String>,
+        /// All that there are to be, instead.
+        members: Option<String>,
+    },
     /// Reads a znode.
     Get {
         /// Which.
@@ -73,6 +82,7 @@ impl Op {
             Op::Create { .. } => OpCode::Create,
             Op::Set { .. } => OpCode::SetData,
             Op::Delete { .. } => OpCode::Delete,
+            Op::Reconfig { .. } => OpCode::Reconfig,
             Op::Get { .. } => OpCode::GetData,
             Op::Children { .. } => OpCode::GetChildren,
             Op::Sync => OpCode::Sync,
@@ -104,6 +114,17 @@ impl Op {
             Op::Delete { path, version } => VersionRequest {
                 path,
                 version: *version,
+            }
+            .encode(&mut out),
+            Op::Reconfig {
+                joining,
+                leaving,
+                members,
+            } => ReconfigRequest {
+                joining: joining.as_deref(),
+                leaving: leaving.as_deref(),
+                new_members: members.as_deref(),
+                config_id: -1,
             }
             .encode(&mut out),
             _ => {}
@@ -216,7 +237,8 @@ impl Model {
                 let exists = self.znodes.contains_key(path);
                 return Ok(Answer::Names(exists.then(|| self.names(path).collect())));
             }
-            Op::Sync => {}
+            // What becomes of it depends on who is there.
+            Op::Sync | Op::Reconfig { .. } => {}
         }
         Ok(Answer::Done)
     }

@@ -20,6 +20,8 @@ pub struct Plan {
     pub voters: usize,
     /// Members that do not.
     pub observers: usize,
+    /// Members that the ensemble does not begin with. Without any it stays as it is.
+    pub spares: usize,
     /// Clients.
     pub clients: usize,
     /// How long a client thinks at most.
@@ -121,8 +123,25 @@ pub enum Fault {
     Damage(Whom, Micros),
     /// The leader is asked to let another one lead.
     HandOver,
+    /// Somebody asks for a change of the members.
+    Reconfig(Change),
     /// The next time but so many that anybody comes to this point, a blow falls.
     Ambush(Point, u32, Blow),
+}
+
+/// A change of the members.
+#[derive(Debug, Clone, Copy)]
+pub enum Change {
+    /// So many more vote.
+    Grow(usize),
+    /// So many fewer vote; the others stay as observers, or leave.
+    Shrink(usize, bool),
+    /// The leader does not vote any more, or leaves.
+    Depose(bool),
+    /// A voter is at another address.
+    Move(Whom),
+    /// All members are said anew, at random.
+    Replace,
 }
 
 /// A point of the protocol that is not passed often.
@@ -154,6 +173,10 @@ pub enum Point {
     Commit,
     /// Cuts its log.
     Truncate,
+    /// Hears of a change of the members.
+    Propound,
+    /// Goes by a change of the members.
+    Activate,
 }
 
 /// What falls on a member that comes to a point.
@@ -225,7 +248,7 @@ fn death(rng: &mut Rng) -> Death {
 }
 
 fn point(rng: &mut Rng) -> Point {
-    const POINTS: [Point; 13] = [
+    const POINTS: [Point; 15] = [
         Point::Promise,
         Point::LeaderInfo,
         Point::AckEpoch,
@@ -239,6 +262,8 @@ fn point(rng: &mut Rng) -> Point {
         Point::Append,
         Point::Commit,
         Point::Truncate,
+        Point::Propound,
+        Point::Activate,
     ];
     POINTS[rng.usize(..POINTS.len())]
 }
@@ -289,12 +314,18 @@ impl Plan {
         } else {
             0
         };
+        let spares = if rng.u8(..3) == 0 {
+            rng.usize(1..=3)
+        } else {
+            0
+        };
         let trouble = rng.u64(2 * SECOND..8 * SECOND);
         let fast = rng.u64(20..500);
         let disk = rng.u64(20..1_000);
         Plan {
             voters,
             observers,
+            spares,
             clients: rng.usize(2..=4),
             thinks: rng.u64(5 * MILLI..80 * MILLI),
             commit_log_count: *rng.choice(&[1, 3, 10, 500]).unwrap_or(&500),
@@ -304,12 +335,34 @@ impl Plan {
             latency: (fast, fast * rng.u64(1..10)),
             disk: (disk, disk * rng.u64(1..10)),
             trouble,
-            faults: faults(trouble, rng),
+            faults: faults(trouble, spares > 0, rng),
         }
+    }
+
+    /// Is a member one of those that only observe at the beginning?
+    pub fn observes(&self, member: usize) -> bool {
+        (self.voters..self.voters + self.observers).contains(&member)
     }
 }
 
-fn faults(trouble: Micros, rng: &mut Rng) -> Vec<(Micros, Fault)> {
+/// Changes of the members: any, or those from three to five voters and back again and again.
+fn changes(rng: &mut Rng) -> Vec<Change> {
+    let count = rng.usize(1..12);
+    let leave = rng.bool();
+    let breathes = rng.u8(..3) == 0;
+    let change = |at| match rng.u8(..8) {
+        _ if breathes && at % 2 == 0 => Change::Grow(2),
+        _ if breathes => Change::Shrink(2, leave),
+        0 | 1 => Change::Grow(rng.usize(1..=3)),
+        2 | 3 => Change::Shrink(rng.usize(1..=2), rng.bool()),
+        4 | 5 => Change::Depose(rng.bool()),
+        6 => Change::Move(whom(rng)),
+        _ => Change::Replace,
+    };
+    (0..count).map(change).collect()
+}
+
+fn faults(trouble: Micros, changing: bool, rng: &mut Rng) -> Vec<(Micros, Fault)> {
     let mut kinds: Vec<Draw> = Vec::new();
     while kinds.is_empty() {
         for (weight, draw) in KINDS {
@@ -325,6 +378,15 @@ fn faults(trouble: Micros, rng: &mut Rng) -> Vec<(Micros, Fault)> {
             (rng.u64(..trouble), draw(rng))
         })
         .collect();
+    if changing {
+        let changes = changes(rng).into_iter();
+        let step = trouble / (changes.len() as u64 + 1);
+        let changes = changes.zip(1..).map(|(change, nth)| {
+            let when = rng.u64(step * (nth - 1)..=step * nth);
+            (when, Fault::Reconfig(change))
+        });
+        faults.extend(changes);
+    }
     faults.sort_by_key(|(when, _)| *when);
     faults
 }

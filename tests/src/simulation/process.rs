@@ -51,7 +51,7 @@ impl World {
                 .disk
                 .cut_power_at_sync(member.disk.syncs() + self.rng.u64(1..8));
         }
-        let found = DiskHost::recover(&member.disk, flaw, member.blank);
+        let found = DiskHost::recover(member, &member.disk, flaw);
         let found = match found {
             Ok(found) => found,
             Err(_) if stumbles => {
@@ -72,8 +72,15 @@ impl World {
         // Nobody leaves a disk as it is that has begun to rot.
         self.members[at].mend();
         let job = self.interrupted[at].take();
-        self.checker
-            .started(at, found.last_zxid, found.epochs, &found.tree, job.as_ref())?;
+        let (committed, proposed) = found.configs;
+        self.checker.started(
+            at,
+            &committed,
+            found.last_zxid,
+            found.epochs,
+            &found.tree,
+            job.as_ref(),
+        )?;
         let recent = found
             .host
             .recent(found.last_zxid, self.plan.commit_log_count);
@@ -86,17 +93,19 @@ impl World {
         let (life, epochs) = (member.life, found.epochs);
         self.trace.note(self.now, || {
             format!(
-                "{}: starts with {} and {epochs:?}",
+                "{}: starts with {} and {epochs:?}, configuration {:x}",
                 at + 1,
-                Z(found.last_zxid)
+                Z(found.last_zxid),
+                committed.version
             )
         });
+        let service = Service::new(at, life, committed.clone(), proposed.clone());
         let recovered = Recovered {
             epochs,
             last_zxid: found.last_zxid,
             recent,
-            committed: member.committed.clone(),
-            proposed: member.proposed.clone(),
+            committed,
+            proposed,
         };
         let settings = self.settings(at);
         let member = &mut self.members[at];
@@ -109,7 +118,7 @@ impl World {
             peer,
             tree: found.tree,
             host: found.host,
-            service: Service::new(at, life),
+            service,
             inbox: [Input::Wake].into(),
             called: false,
             dumps: Vec::new(),
@@ -142,8 +151,8 @@ impl World {
             commit_log_count: self.plan.commit_log_count,
             commit_log_bytes: 1 << 20,
             force_snapshot: self.plan.force_snapshot,
-            observer: member >= self.plan.voters,
-            reconfig: false,
+            observer: self.plan.observes(member),
+            reconfig: self.plan.spares > 0,
         }
     }
 
@@ -226,7 +235,10 @@ impl World {
         match &input {
             Input::Notified { from, notification } => self.checker.hears(at, *from, notification),
             Input::Received {
-                packet: Packet::HandOver { .. },
+                packet:
+                    Packet::HandOver { .. }
+                    | Packet::CommitAndActivate { .. }
+                    | Packet::InformAndActivate { .. },
                 ..
             } => self.checker.is_told(at),
             Input::Sync { link } => {
@@ -349,14 +361,40 @@ impl World {
                     service.follow(link, tree, now, wishes);
                 })?;
             }
-            Output::LearnerJoined { .. } | Output::LearnerLeft { .. } => {}
             Output::Deliver { link, packet } => {
                 self.serve(at, |service, tree, now, wishes| {
                     service.deliver(link, packet, tree, now, wishes);
                 })?;
             }
-            Output::Propound { config } => self.members[at].proposed = Some(config),
-            Output::Activate { config } => self.members[at].committed = config,
+            output => self.count_members(at, output)?,
+        }
+        Ok(())
+    }
+
+    /// What changes who belongs to the ensemble, and who of it is here.
+    fn count_members(&mut self, at: usize, output: Output) -> Checked {
+        let Some(process) = self.members[at].process.as_deref() else {
+            return Ok(());
+        };
+        let roster = &process.service.roster;
+        match output {
+            Output::LearnerJoined {
+                link,
+                sid,
+                observer,
+                ..
+            } => roster.join(link, sid, observer),
+            Output::LearnerLeft { link } => roster.leave(link),
+            Output::Propound { config } => {
+                roster.propound(config.clone());
+                self.queue_job(at, Job::Propound(config.into()));
+            }
+            Output::Activate { config } => {
+                roster.activate(config.clone());
+                self.checker.activates(at, &config)?;
+                self.queue_job(at, Job::Activate(config.into()));
+            }
+            _ => {}
         }
         Ok(())
     }

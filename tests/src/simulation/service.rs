@@ -12,9 +12,10 @@ use quorate_proto::jute::{Decode as _, Encode as _, Reader};
 use quorate_proto::{OpCode, Txn, TxnEntry, path};
 use quorate_server::storage::log::record_body;
 use quorate_server::tree::Tree;
-use quorate_server::txn::{Internal, Preparer, Requester, Rules};
-use quorate_server::zab::{Entry, Input, Link, Millis, Packet, Request, zxid_of};
+use quorate_server::txn::{Internal, Preparer, Requester, Roster, Rules};
+use quorate_server::zab::{Entry, Input, Link, Membership, Millis, Packet, Request, zxid_of};
 
+use super::checker::sid;
 use super::model::{Answer, Op, SESSION_TIMEOUT};
 
 const TIMEOUT: Millis = SESSION_TIMEOUT as Millis;
@@ -99,6 +100,8 @@ enum Role {
 #[derive(Debug)]
 pub struct Service {
     role: Role,
+    /// The ensemble, and who of it is here.
+    pub roster: Arc<Roster>,
     conns: BTreeMap<ConnId, Conn>,
     /// Ids of new sessions: the member's number on top.
     next_session: i64,
@@ -106,7 +109,8 @@ pub struct Service {
 
 fn rules() -> Rules {
     Rules {
-        skip_acl: false,
+        // Only an administrator may change the members.
+        skip_acl: true,
         ttl_nodes: false,
         enforce_quota: false,
         digest: true,
@@ -117,11 +121,21 @@ fn rules() -> Rules {
 }
 
 impl Service {
-    /// The service of a process that has just started.
-    pub fn new(member: usize, life: u64) -> Self {
-        let member = i64::try_from(member + 1).unwrap_or(i64::MAX);
+    /// The service of a process that has just started, and knows these configurations.
+    pub fn new(
+        member: usize,
+        life: u64,
+        committed: Membership,
+        proposed: Option<Membership>,
+    ) -> Self {
+        let member = sid(member);
+        let roster = Roster::new(member, committed, true);
+        if let Some(proposed) = proposed {
+            roster.propound(proposed);
+        }
         Service {
             role: Role::Paused,
+            roster: Arc::new(roster),
             conns: BTreeMap::new(),
             next_session: member << 56 | life.cast_signed() << 24,
         }
@@ -140,6 +154,7 @@ impl Service {
     /// The role is over.
     pub fn pause(&mut self, wishes: &mut Wishes) {
         self.role = Role::Paused;
+        self.roster.clear();
         let uncertain = |conn: &Conn| {
             let mut waiting = conn.waiting.iter();
             waiting.any(|(_, waiting)| matches!(waiting, Waiting::Sent { write: true }))
@@ -161,7 +176,10 @@ impl Service {
 
     /// Leads from now on.
     pub fn lead(&mut self, epoch: u32, tree: &Tree, now: Millis, wishes: &mut Wishes) {
+        // What was proposed before is in force or forgotten.
+        self.roster.settle();
         let preparer = Preparer::behind(zxid_of(epoch, 0), tree, rules());
+        let preparer = preparer.of(Arc::clone(&self.roster));
         self.role = Role::Leads {
             epoch,
             preparer: Box::new(preparer),

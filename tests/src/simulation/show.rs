@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use quorate_server::zab::{Entry, Input, LogRead, Output, Packet};
+use quorate_server::zab::{Entry, Input, LogRead, Output, Packet, Sid};
 
 use super::checker::Z;
 
@@ -101,8 +101,10 @@ impl fmt::Display for Show<'_, Output> {
                 write!(f, "{link:?}: read {} to {}", Z(*after), Z(*upto))
             }
             Output::Deliver { link, packet } => write!(f, "{link:?}: deliver {}", Show(packet)),
-            Output::Propound { config } | Output::Activate { config } => {
-                write!(f, "configuration {:x}", config.version)
+            Output::Propound { config } => write!(f, "propound {:x}", config.version),
+            Output::Activate { config } => {
+                let voters: Vec<Sid> = config.members.voters().map(|(sid, _)| sid).collect();
+                write!(f, "activate {:x}, in which {voters:?} vote", config.version)
             }
             other => write!(f, "{other:?}"),
         }

@@ -59,7 +59,10 @@ impl World {
         self.trace
             .note(self.now, || format!("{} | {}", at + 1, done));
         self.checker.disk(at, &job, &done)?;
-        let routine = matches!(job, Job::Append { .. } | Job::Epoch { .. });
+        let routine = matches!(
+            job,
+            Job::Append { .. } | Job::Epoch { .. } | Job::Propound(_)
+        );
         if !routine || self.rng.u8(..) < 2 {
             self.check_disk(at)?;
         }
@@ -83,7 +86,7 @@ impl World {
     pub(super) fn check_disk(&mut self, at: usize) -> Checked {
         let member = &self.members[at];
         let disk = member.disk.lose_power(self.rng.u64(..));
-        match DiskHost::recover(&disk, self.flaw(), member.blank) {
+        match DiskHost::recover(member, &disk, self.flaw()) {
             Ok(found) => {
                 self.checker
                     .recovered(at, found.last_zxid, found.epochs, &found.tree, None)

@@ -1,7 +1,7 @@
 //! The world: members, what lies between them, clients, and the queue of what happens next.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use fastrand::Rng;
 use quorate_server::zab::{Membership, Output};
@@ -14,7 +14,8 @@ use super::flaw::Flaw;
 use super::history::History;
 use super::member::{Job, Member};
 use super::network::{Lane, Network, WireId};
-use super::plan::{Blow, MILLI, Plan, Point, SECOND};
+use super::plan::{Blow, Change, MILLI, Plan, Point, SECOND};
+use super::reconfig;
 use super::service::{Ask, ConnId, Tell};
 use super::trace::Trace;
 use super::{Counts, Micros, Mutant};
@@ -87,6 +88,8 @@ pub struct World {
     pub(super) next_data: u64,
     pub(super) active: BTreeMap<usize, Active>,
     pub(super) ambushes: Vec<(Point, u32, Blow)>,
+    /// Changes of the members that are to be asked for.
+    pub(super) changes: VecDeque<Change>,
     pub(super) checker: Checker,
     pub(super) history: History,
     /// What happened.
@@ -102,18 +105,21 @@ impl World {
     pub fn new(seed: u64, mutant: Option<Mutant>, trace: Trace) -> Self {
         let mut rng = Rng::with_seed(seed);
         let plan = Plan::draw(&mut rng);
-        let count = plan.voters + plan.observers;
+        let count = plan.voters + plan.observers + plan.spares;
         let mut config = Membership::default();
-        for index in 0..count {
-            let role = if index < plan.voters {
-                "participant"
-            } else {
-                "observer"
-            };
-            let member = format!("m{0}:2888:3888:{role}", index + 1).parse();
-            let member = member.expect("a member of ours can be read");
+        for index in 0..plan.voters + plan.observers {
+            let member = reconfig::member(index, !plan.observes(index), false);
             config.members.servers.insert(sid(index), member);
         }
+        // Who is to join begins with the others and itself.
+        let configured = |index| {
+            let mut config = config.clone();
+            let servers = &mut config.members.servers;
+            let own = servers.entry(sid(index));
+            own.or_insert_with(|| reconfig::member(index, index % 2 == 0, false));
+            config
+        };
+        let known: Vec<Membership> = (0..count).map(configured).collect();
         let member = |index| Member {
             index,
             clock: Clock::new(rng.u64(..1_000_000)),
@@ -126,8 +132,7 @@ impl World {
             failing: false,
             blank: false,
             rot: None,
-            committed: config.clone(),
-            proposed: None,
+            configured: known[index].clone(),
         };
         let members = (0..count).map(member).collect();
         let mut world = World {
@@ -144,7 +149,8 @@ impl World {
             next_data: 0,
             active: BTreeMap::new(),
             ambushes: Vec::new(),
-            checker: Checker::new(config, count),
+            checker: Checker::new(config, known),
+            changes: VecDeque::new(),
             history: History::default(),
             trace,
             counts: Counts::default(),
@@ -249,7 +255,8 @@ impl World {
         let in_step = self.members.iter().all(|member| {
             let process = member.process.as_ref();
             let serves = self.checker.serves(member.index) == Some(self.checker.established);
-            serves && process.is_some_and(|process| process.tree.last_zxid() == last)
+            let informed = self.checker.is_informed(member.index);
+            serves && informed && process.is_some_and(|process| process.tree.last_zxid() == last)
         });
         let served = |client: &Client| client.content && client.waiting.is_empty();
         leaders == 1 && in_step && self.clients.iter().all(served)
@@ -265,13 +272,14 @@ impl World {
                 .as_ref()
                 .map(|process| process.tree.last_zxid());
             format!(
-                "{}: {:?} serves {:?}, has {} and {:?}, shows {}",
+                "{}: {:?} serves {:?}, has {} and {:?}, shows {}, knows the members: {}",
                 at + 1,
                 member.role(),
                 self.checker.serves(at),
                 Z(self.checker.logged(at)),
                 self.checker.epochs(at),
-                Z(tree.unwrap_or(-1))
+                Z(tree.unwrap_or(-1)),
+                self.checker.is_informed(at)
             )
         });
         demand!(

@@ -192,7 +192,7 @@ impl Driver {
         self.commit();
         self.services[leader].lead(self.epoch);
         for learner in (0..self.services.len()).filter(|learner| *learner != leader) {
-            self.services[leader].learner_joined(link(leader, learner), learner as i64 + 1);
+            self.services[leader].learner_joined(link(leader, learner), learner as i64 + 1, false);
             self.services[learner].follow(self.epoch, link(learner, leader), false);
         }
     }

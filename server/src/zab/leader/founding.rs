@@ -250,6 +250,7 @@ impl Leader {
                 own.out.push(Output::LearnerJoined {
                     link: *link,
                     sid: remote.sid,
+                    observer: remote.observer,
                     features: remote.features,
                 });
             }

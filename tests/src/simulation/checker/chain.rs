@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use quorate_proto::jute::Decode as _;
-use quorate_proto::{TxnEntry, TxnHeader};
+use quorate_proto::{Txn, TxnEntry, TxnHeader};
 use quorate_server::tree::Tree;
-use quorate_server::zab::{Entry, counter_of, epoch_of, zxid_of};
+use quorate_server::zab::{Entry, Membership, counter_of, epoch_of, zxid_of};
 
 /// What one leader proposed.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ struct Proposed {
     entry: Entry,
     /// The digest of the tree once it is applied.
     digest: u64,
+    /// The last change of the members up to it.
+    change: i64,
 }
 
 /// See the module.
@@ -33,18 +35,20 @@ struct Proposed {
 pub struct Chain {
     epochs: BTreeMap<u32, Epoch>,
     empty_digest: u64,
-}
-
-impl Default for Chain {
-    fn default() -> Self {
-        Chain {
-            epochs: BTreeMap::new(),
-            empty_digest: Tree::new().digest().digest,
-        }
-    }
+    /// Who belongs to the ensemble from a transaction on.
+    configs: BTreeMap<i64, Membership>,
 }
 
 impl Chain {
+    /// Before anything is proposed to an ensemble.
+    pub fn new(config: Membership) -> Self {
+        Chain {
+            epochs: BTreeMap::new(),
+            empty_digest: Tree::new().digest().digest,
+            configs: [(0, config)].into(),
+        }
+    }
+
     /// Who leads an epoch, if anybody ever did.
     pub fn leader(&self, epoch: u32) -> Option<usize> {
         self.epochs.get(&epoch).map(|epoch| epoch.leader)
@@ -82,10 +86,46 @@ impl Chain {
             // A transaction that failed changes nothing.
             None => self.digest(self.parent(entry.zxid).unwrap_or(0)),
         };
+        let change = match config_in(entry) {
+            Some(config) => {
+                self.configs.insert(entry.zxid, config);
+                entry.zxid
+            }
+            None => self.change(self.parent(entry.zxid).unwrap_or(0)),
+        };
         if let Some(epoch) = self.epochs.get_mut(&epoch_of(entry.zxid)) {
-            let entry = entry.clone();
-            epoch.txns.push(Proposed { entry, digest });
+            epoch.txns.push(Proposed {
+                entry: entry.clone(),
+                digest,
+                change,
+            });
         }
+    }
+
+    /// The last change of the members in a history; 0 if there was none.
+    fn change(&self, history: i64) -> i64 {
+        match (self.get(history), self.initial(epoch_of(history))) {
+            (Some(proposed), _) => proposed.change,
+            (None, Some(initial)) if initial < history => self.change(initial),
+            _ => 0,
+        }
+    }
+
+    /// Who belongs to the ensemble behind a history.
+    pub fn config(&self, history: i64) -> &Membership {
+        &self.configs[&self.change(history)]
+    }
+
+    /// The changes of the members in a history behind what is committed, in their order.
+    pub fn changes(&self, committed: i64, history: i64) -> Vec<i64> {
+        let mut changes = Vec::new();
+        let mut change = self.change(history);
+        while !self.contains(committed.max(0), change) {
+            changes.push(change);
+            change = self.change(self.parent(change).unwrap_or(0));
+        }
+        changes.reverse();
+        changes
     }
 
     fn get(&self, zxid: i64) -> Option<&Proposed> {
@@ -156,5 +196,16 @@ impl Chain {
         }
         history.reverse();
         history
+    }
+}
+
+/// The members that the ensemble has from a transaction on, if that changes them.
+fn config_in(entry: &Entry) -> Option<Membership> {
+    match TxnEntry::from_slice(&entry.bytes).ok()?.txn {
+        Txn::Reconfig(set_data) => {
+            let text = std::str::from_utf8(set_data.data.unwrap_or_default());
+            text.ok()?.parse().ok()
+        }
+        _ => None,
     }
 }

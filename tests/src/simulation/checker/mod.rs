@@ -12,7 +12,7 @@ use std::fmt;
 use quorate_server::storage::epoch::{EpochFile, Epochs};
 use quorate_server::tree::Tree;
 use quorate_server::zab::election::Notification;
-use quorate_server::zab::{Entry, Membership, Packet, Role, Sid, epoch_of, zxid_of};
+use quorate_server::zab::{Entry, Membership, Packet, Role, Sid, counter_of, epoch_of, zxid_of};
 
 pub use chain::Chain;
 use dialogue::Dialogue;
@@ -63,7 +63,8 @@ impl fmt::Display for Z {
 /// What is known of a member.
 #[derive(Debug)]
 struct Seen {
-    observer: bool,
+    /// The configuration that it knows to be committed.
+    config: Membership,
     /// On the disk, for sure.
     epochs: Epochs,
     /// The durable history.
@@ -75,6 +76,8 @@ struct Seen {
     fuzzy: i64,
     /// The epoch in which it serves.
     serves: Option<u32>,
+    /// The last epoch in which it led a quorum.
+    founded: u32,
     role: Role,
     /// The newest epoch that it took part in by an ACKEPOCH that counts, and what it said there
     /// each time of itself.
@@ -94,7 +97,6 @@ struct Seen {
 pub struct Checker {
     /// Everything that was ever proposed.
     pub chain: Chain,
-    config: Membership,
     members: Vec<Seen>,
     dialogues: BTreeMap<WireId, Dialogue>,
     /// The newest committed transaction.
@@ -106,10 +108,10 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// Before anything has happened.
-    pub fn new(config: Membership, members: usize) -> Self {
-        let seen = |index: usize| Seen {
-            observer: !config.is_voter(sid(index)),
+    /// Before anything has happened: the ensemble as it begins, and as each member knows it.
+    pub fn new(config: Membership, known: Vec<Membership>) -> Self {
+        let seen = |config| Seen {
+            config,
             epochs: Epochs {
                 accepted: 0,
                 current: 0,
@@ -119,6 +121,7 @@ impl Checker {
             applied: 0,
             fuzzy: 0,
             serves: None,
+            founded: 0,
             role: Role::Looking,
             promised: 0,
             offers: BTreeMap::new(),
@@ -128,9 +131,8 @@ impl Checker {
             told: false,
         };
         Checker {
-            chain: Chain::default(),
-            members: (0..members).map(seen).collect(),
-            config,
+            chain: Chain::new(config),
+            members: known.into_iter().map(seen).collect(),
             dialogues: BTreeMap::new(),
             committed: 0,
             established: 0,
@@ -160,7 +162,26 @@ impl Checker {
             let seen = &self.members[index(sid)];
             index(sid) != member && !seen.blank && self.chain.contains(seen.logged, self.committed)
         };
-        self.config.is_quorum(others)
+        let mut histories = self.members.iter().map(|seen| seen.appended);
+        histories.all(|history| self.is_quorum(history, others))
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Membership {
+        self.chain.config(self.committed)
+    }
+
+    /// Do these make a quorum for a history: of the configuration in force, and of those that the
+    /// history is to bring into force?
+    fn is_quorum(&self, history: i64, acks: impl Fn(Sid) -> bool) -> bool {
+        let chain = &self.chain;
+        let known = match chain.contains(history, self.committed) {
+            true => self.committed,
+            false => history,
+        };
+        let changes = chain.changes(known, history);
+        let mut needed = [known].into_iter().chain(changes);
+        needed.all(|change| chain.config(change).is_quorum(&acks))
     }
 
     /// A member has lost its disk.
@@ -174,10 +195,12 @@ impl Checker {
         };
     }
 
-    /// A process has recovered from the disk. The `job` was under way when the last one died.
+    /// A process has recovered from the disk, with what it knows of the ensemble. The `job` was
+    /// under way when the last one died.
     pub fn started(
         &mut self,
         member: usize,
+        config: &Membership,
         last_zxid: i64,
         epochs: Epochs,
         tree: &Tree,
@@ -185,6 +208,7 @@ impl Checker {
     ) -> Checked {
         self.recovered(member, last_zxid, epochs, tree, job)?;
         let seen = &mut self.members[member];
+        seen.config = config.clone();
         seen.epochs = epochs;
         seen.logged = last_zxid;
         seen.appended = last_zxid;
@@ -270,6 +294,7 @@ impl Checker {
                 }
             }
             Job::Epoch { file, epoch } => self.writes_epoch(member, *file, *epoch)?,
+            Job::Propound(_) | Job::Activate(_) => {}
             Job::Truncate { zxid } => {
                 if matches!(done, Done::Replaced(..)) {
                     let seen = &mut self.members[member];
@@ -366,7 +391,7 @@ impl Checker {
         };
         demand!(
             "S9",
-            !self.config.is_quorum(lacks),
+            !self.config().is_quorum(lacks),
             "{} is committed, and a quorum has lost it",
             Z(self.committed)
         );
@@ -391,6 +416,17 @@ impl Checker {
                 "S8",
                 self.members[member].serves == Some(epoch),
                 "{} proposes {} before it leads",
+                name(member),
+                Z(entry.zxid)
+            );
+            demand!(
+                "R1",
+                !entry.is_reconfig()
+                    || self
+                        .chain
+                        .changes(self.committed, entry.zxid - 1)
+                        .is_empty(),
+                "{} changes the members by {} before the last change is committed",
                 name(member),
                 Z(entry.zxid)
             );
@@ -428,7 +464,7 @@ impl Checker {
         };
         demand!(
             "E3",
-            self.config.is_quorum(yields),
+            self.is_quorum(seen.appended, yields),
             "{} leads epoch {epoch} with {own:?}, and no quorum has promised to follow that",
             name(member)
         );
@@ -441,8 +477,19 @@ impl Checker {
         self.members[member].appended = zxid;
     }
 
-    /// A leader has a quorum that follows it.
+    /// A leader proposes from now on.
     pub fn leads(&mut self, member: usize, epoch: u32) -> Checked {
+        self.founds(member, epoch)?;
+        self.members[member].serves = Some(epoch);
+        Ok(())
+    }
+
+    /// A leader has a quorum that follows it. It may not serve itself, if it is to lead no more by
+    /// what is committed now.
+    fn founds(&mut self, member: usize, epoch: u32) -> Checked {
+        if self.members[member].founded == epoch {
+            return Ok(());
+        }
         demand!(
             "S1",
             self.chain.leader(epoch) == Some(member),
@@ -460,6 +507,13 @@ impl Checker {
             Z(initial),
             Z(before)
         );
+        let joined = |sid: Sid| self.members[index(sid)].epochs.current >= epoch;
+        demand!(
+            "S10",
+            self.is_quorum(initial, joined),
+            "{} leads epoch {epoch}, which no quorum has joined",
+            name(member)
+        );
         self.decides(member, initial)?;
         let seen = &mut self.members[member];
         demand!(
@@ -470,14 +524,7 @@ impl Checker {
             Z(initial),
             Z(seen.applied)
         );
-        seen.serves = Some(epoch);
-        let joined = |sid: Sid| self.members[index(sid)].epochs.current >= epoch;
-        demand!(
-            "S10",
-            self.config.is_quorum(joined),
-            "{} leads epoch {epoch}, which no quorum has joined",
-            name(member)
-        );
+        seen.founded = epoch;
         self.established = self.established.max(epoch);
         self.leaders += 1;
         Ok(())
@@ -496,17 +543,70 @@ impl Checker {
             Z(zxid),
             Z(self.committed)
         );
-        let durable = |sid: Sid| self.chain.contains(self.members[index(sid)].logged, zxid);
+        // A change of the members needs both the old and the new ones, what is behind it only these.
+        let changes = self.chain.changes(self.committed, zxid);
+        let before = [self.committed].into_iter().chain(changes.iter().copied());
+        let steps = before.zip(changes.iter().copied().chain([zxid]));
+        for (before, step) in steps {
+            let durable = |sid: Sid| self.chain.contains(self.members[index(sid)].logged, step);
+            demand!(
+                "S10",
+                [before, step]
+                    .iter()
+                    .all(|z| self.chain.config(*z).is_quorum(durable)),
+                "{} commits {}, and the disks have {}",
+                name(member),
+                Z(step),
+                self.disks()
+            );
+        }
+        let own = self.members[member].serves == Some(epoch_of(zxid));
+        let in_force = self.chain.config(self.chain.parent(zxid).unwrap_or(0));
         demand!(
-            "S10",
-            self.config.is_quorum(durable),
-            "{} commits {}, and the disks have {}",
+            "R5",
+            !own || in_force.is_voter(sid(member)),
+            "{} commits {}, and does not vote any more",
             name(member),
-            Z(zxid),
-            self.disks()
+            Z(zxid)
         );
         self.committed = zxid;
         Ok(())
+    }
+
+    /// A member goes by a configuration from now on, and may have learnt by it whom to follow.
+    pub fn activates(&mut self, member: usize, config: &Membership) -> Checked {
+        let zxid = config.version.cast_signed();
+        let epoch = self.members[member].epochs.current;
+        let led = self.chain.leader(epoch) == Some(member);
+        let is_label = counter_of(zxid) == 0;
+        if led && !is_label && (epoch_of(zxid) == epoch || self.chain.initial(epoch) >= Some(zxid))
+        {
+            self.decides(member, zxid)?;
+        }
+        let old = self.members[member].config.version;
+        demand!(
+            "R2",
+            config.version > old && self.chain.config(zxid).members == config.members,
+            "{} goes from configuration {old:x} to another than was agreed on: {config:?}",
+            name(member)
+        );
+        // That with which an ensemble begins is given a number by its leader.
+        demand!(
+            "R3",
+            is_label || self.chain.contains(self.committed, zxid),
+            "{} goes by the members of {}, and {} is committed",
+            name(member),
+            Z(zxid),
+            Z(self.committed)
+        );
+        self.members[member].config = config.clone();
+        self.members[member].told = true;
+        Ok(())
+    }
+
+    /// Does a member go by the configuration in force?
+    pub fn is_informed(&self, member: usize) -> bool {
+        self.members[member].config.members == self.config().members
     }
 
     /// What the members have on their disks.
@@ -620,14 +720,14 @@ impl Checker {
         };
         demand!(
             "E1",
-            self.config.is_quorum(voted),
+            seen.config.is_quorum(voted),
             "{} takes {leader} for its leader on the votes {:?}",
             name(member),
             seen.votes
         );
         demand!(
             "E2",
-            self.config.is_voter(leader),
+            seen.config.is_voter(leader),
             "{} takes {leader} for its leader, who does not vote",
             name(member)
         );
@@ -669,7 +769,7 @@ impl Checker {
             );
             demand!(
                 "P7",
-                !seen.observer,
+                seen.config.is_voter(sid(member)),
                 "{} offers to lead, and must not vote",
                 name(member)
             );
@@ -692,10 +792,27 @@ impl Checker {
             self.learner_sends(member, epoch, packet)
         } else {
             dialogue.leader_sends(packet, &self.chain)?;
-            let established = dialogue
-                .epoch
-                .filter(|epoch| self.members[member].serves == Some(*epoch));
+            let epoch = dialogue.epoch;
+            let established = epoch.filter(|epoch| self.members[member].serves == Some(*epoch));
+            if let Packet::CommitAndActivate { zxid, leader }
+            | Packet::InformAndActivate {
+                entry: Entry { zxid, .. },
+                leader,
+            } = packet
+            {
+                let named = self.members.get(index(*leader));
+                let has_it = named.is_some_and(|seen| self.chain.contains(seen.logged, *zxid));
+                demand!(
+                    "R4",
+                    has_it || index(*leader) == member,
+                    "{} names {leader} to lead behind {}, and the disks have {}",
+                    name(member),
+                    Z(*zxid),
+                    self.disks()
+                );
+            }
             match packet {
+                Packet::UpToDate => self.founds(member, epoch.unwrap_or(0)),
                 Packet::Commit { zxid } | Packet::CommitAndActivate { zxid, .. }
                     if Some(epoch_of(*zxid)) == established =>
                 {
@@ -714,19 +831,21 @@ impl Checker {
     fn learner_sends(&mut self, member: usize, epoch: Option<u32>, packet: &Packet) -> Checked {
         let seen = &mut self.members[member];
         let epoch = epoch.unwrap_or(0);
+        if let Packet::AckEpoch { .. } = packet {
+            demand!(
+                "P2",
+                seen.epochs.accepted == epoch,
+                "{} takes part in epoch {epoch}, and {:?} is on its disk",
+                name(member),
+                seen.epochs
+            );
+        }
         match packet {
             Packet::AckEpoch {
                 current: Some(current),
                 last_zxid,
                 ..
             } => {
-                demand!(
-                    "P2",
-                    seen.epochs.accepted == epoch,
-                    "{} takes part in epoch {epoch}, and {:?} is on its disk",
-                    name(member),
-                    seen.epochs
-                );
                 demand!(
                     "P3",
                     seen.promised < epoch || seen.blank,
