@@ -11,11 +11,12 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::client::Client;
+use crate::client::{Client, Shared};
 use crate::connect_string;
 use crate::driver::{Credential, Driver, Settings};
 use crate::error::Error;
 use crate::host::Host;
+use crate::membership;
 use crate::retry::RetryPolicy;
 use crate::sasl::DigestMd5;
 use crate::session::{Session, Status};
@@ -48,6 +49,7 @@ pub struct ClientBuilder {
     chroot: Option<String>,
     read_only: bool,
     shuffle: bool,
+    follow_membership: bool,
     retry: RetryPolicy,
     max_frame: usize,
     max_queued: usize,
@@ -66,6 +68,7 @@ impl Default for ClientBuilder {
             chroot: None,
             read_only: false,
             shuffle: true,
+            follow_membership: false,
             retry: RetryPolicy::default(),
             max_frame: frame::DEFAULT_MAX_FRAME,
             max_queued: 16 * 1024,
@@ -156,6 +159,17 @@ impl ClientBuilder {
     /// Tries the servers in random order, so that clients spread over them; yes unless set.
     pub fn shuffle(mut self, shuffle: bool) -> Self {
         self.shuffle = shuffle;
+        self
+    }
+
+    /// Follows the membership of the ensemble: whenever it describes itself anew, its servers take
+    /// the place of those in the connect string, as by [`Client::update_servers`]; no unless set.
+    ///
+    /// It needs an ensemble that says where clients reach its servers, as in
+    /// `server.1=zk1:2888:3888;2181`, by names and ports that hold where this client runs too. A
+    /// description that does not say so changes nothing.
+    pub fn follow_membership(mut self, follow: bool) -> Self {
+        self.follow_membership = follow;
         self
     }
 
@@ -268,19 +282,21 @@ impl ClientBuilder {
             Arc::clone(&status),
         );
         host.spawn(driver.run());
-        let client = Client::new(
-            crate::client::Shared {
-                commands,
-                control,
-                status: Arc::clone(&status),
-                leaving: AtomicBool::new(false),
-                host,
-                retry: self.retry,
-                max_frame: self.max_frame,
-                max_queued: self.max_queued,
-            },
-            chroot,
-        );
-        Ok((client, status))
+        let shared = Arc::new(Shared {
+            commands,
+            control,
+            status: Arc::clone(&status),
+            leaving: AtomicBool::new(false),
+            host,
+            retry: self.retry,
+            max_frame: self.max_frame,
+            max_queued: self.max_queued,
+            shuffle: self.shuffle,
+        });
+        if self.follow_membership {
+            let following = membership::follow(Arc::downgrade(&shared));
+            shared.host.spawn(following);
+        }
+        Ok((Client::new(shared, chroot), status))
     }
 }

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use futures::Stream;
 use quorate_proto::frame::LENGTH_SIZE;
@@ -47,8 +47,8 @@ pub(crate) const ANY_VERSION: i32 = -1;
 /// # Connections
 ///
 /// While there is no connection, new requests wait for the next one, as long as the session lives.
-/// When a connection is lost, what was sent or queued by then fails with [`Error::ConnectionLoss`],
-/// and [`Error::outcome`] tells what that means for each.
+/// When a connection is lost, what was sent by then, and what was queued behind it, fails with
+/// [`Error::ConnectionLoss`], and [`Error::outcome`] tells what that means for each.
 ///
 /// ```no_run
 /// # async fn demo() -> Result<(), quorate_client::Error> {
@@ -82,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) retry: RetryPolicy,
     pub(crate) max_frame: usize,
     pub(crate) max_queued: usize,
+    /// Lists of servers are tried in random order.
+    pub(crate) shuffle: bool,
 }
 
 impl Drop for Shared {
@@ -93,12 +95,22 @@ impl Drop for Shared {
 
 /// Setting up, the session, its state and its end.
 impl Client {
-    pub(crate) fn new(shared: Shared, chroot: Chroot) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, chroot: Chroot) -> Self {
         Client {
-            shared: Arc::new(shared),
+            shared,
             chroot,
             linearizable: false,
         }
+    }
+
+    /// Another handle, without a chroot, of a session that still has one.
+    pub(crate) fn of(shared: &Weak<Shared>) -> Option<Self> {
+        let shared = shared.upgrade()?;
+        Some(Client::new(shared, Chroot::default()))
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Connects with the default settings; see [`ClientBuilder::connect`].

@@ -1,6 +1,7 @@
 //! Connecting to one server: names, TCP, and the handshake (spec: client behaviour, section 3).
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use quorate_proto::jute::{Decode, Encode};
@@ -31,6 +32,8 @@ pub(crate) struct Attached {
     pub(crate) session: (SessionId, [u8; 16]),
     pub(crate) timeout: Duration,
     pub(crate) read_only: bool,
+    /// Where the connection goes to, if there are addresses.
+    pub(crate) server: Option<SocketAddr>,
     /// When the server was asked, for it has counted the timeout from then on at the earliest.
     pub(crate) asked: Instant,
 }
@@ -58,6 +61,7 @@ pub(crate) async fn dial(
     attach: &Attach,
 ) -> Result<Attached, Refused> {
     let stream = security.open(server).await?;
+    let address = stream.peer_addr();
     let mut wire = Wire::new(stream);
     frame::write(wire.output(), |out| attach.request().encode(out));
     let asked = Instant::now();
@@ -76,6 +80,7 @@ pub(crate) async fn dial(
         session,
         timeout,
         read_only: answer.read_only.unwrap_or(false),
+        server: address,
         asked,
     })
 }

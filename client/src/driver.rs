@@ -22,6 +22,7 @@ use crate::probe::{self, Found};
 use crate::reconnect::{Decision, History, Rhythm, decide};
 use crate::registry::{Registry, Removal};
 use crate::request::{Answer, Failure, Request};
+use crate::servers::Servers;
 use crate::session::{Session, SessionId, Status};
 use crate::state::State;
 use crate::stream::Security;
@@ -46,6 +47,9 @@ pub(crate) enum Control {
     Close(Option<oneshot::Sender<Result<(), Error>>>),
     /// Leave the session once everything queued is answered.
     Detach(oneshot::Sender<Result<Session, Error>>),
+    /// These are the servers from now on, and at this place is the one that is connected, if it has
+    /// another name there.
+    Servers(Vec<Server>, Option<usize>),
 }
 
 /// A credential, which every connection of the session presents.
@@ -85,7 +89,7 @@ struct Identity {
 
 /// The session's task.
 pub(crate) struct Driver {
-    servers: Vec<Server>,
+    servers: Servers,
     read_only: bool,
     max_in_flight: usize,
     security: Security,
@@ -99,14 +103,15 @@ pub(crate) struct Driver {
     /// The timeout to ask for, which is not always the one that servers grant.
     requested: Duration,
     negotiated: Duration,
-    /// Position of the last server tried, attempts since the last connection that was of use, and
-    /// when a server was last heard of the session.
-    last: Option<usize>,
+    /// Attempts since the last connection that was of use, and when a server was last heard of the
+    /// session.
     failures: u32,
     last_heard: Option<Instant>,
     /// Looks for a server that writes, while connected to one that does not.
     search: Option<BoxFuture<'static, Found>>,
     search_pause: Duration,
+    /// Since when the connection is to be given up in favour of another server.
+    moving: Option<Instant>,
     farewell: Farewell,
 }
 
@@ -145,7 +150,7 @@ impl Driver {
             respond: None,
         });
         Driver {
-            servers: settings.servers,
+            servers: Servers::new(settings.servers),
             read_only: settings.read_only,
             max_in_flight: settings.max_in_flight,
             security: settings.security,
@@ -160,10 +165,10 @@ impl Driver {
             session: settings.saved.map(|saved| (saved.id(), saved.password())),
             requested: settings.timeout,
             negotiated: settings.timeout,
-            last: None,
             failures: 0,
             search: None,
             search_pause: probe::FIRST_PAUSE,
+            moving: None,
             farewell: Farewell::default(),
         }
     }
@@ -194,16 +199,11 @@ impl Driver {
     /// Connects to one server after the other until one takes the session.
     async fn connect(&mut self) -> Result<Connection, End> {
         loop {
-            let Decision::Try {
-                server,
-                after,
-                within,
-            } = decide(&self.history(), fastrand::f64())
-            else {
+            let Decision::Try { after, within } = decide(&self.history(), fastrand::f64()) else {
                 return Err(End::Expired);
             };
-            self.last = Some(server);
-            let server = self.servers[server].clone();
+            self.moving = None;
+            let server = self.servers.next(fastrand::f64());
             let attach = self.attach();
             let security = self.security.clone();
             let attempt = async {
@@ -212,7 +212,10 @@ impl Driver {
                     .await
                     .unwrap_or_else(|_| Err(late(within).into()))
             };
-            match self.unless_told_otherwise(attempt).await? {
+            let Some(outcome) = self.unless_told_otherwise(attempt).await? else {
+                continue;
+            };
+            match outcome {
                 Ok(attached) => {
                     info!(%server, session = %attached.session.0, "connected");
                     return Ok(self.attached(attached));
@@ -232,22 +235,24 @@ impl Driver {
         }
     }
 
-    /// Runs an attempt to connect, which ends early if the session is to be closed.
+    /// Runs an attempt to connect, which ends early if the session is to be closed; answers nothing
+    /// if another server is to be tried instead.
     async fn unless_told_otherwise<T>(
         &mut self,
         attempt: impl Future<Output = T>,
-    ) -> Result<T, End> {
+    ) -> Result<Option<T>, End> {
         let mut attempt = std::pin::pin!(attempt);
         loop {
             tokio::select! {
                 biased;
-                outcome = &mut attempt => return Ok(outcome),
+                outcome = &mut attempt => return Ok(Some(outcome)),
                 Some(control) = self.control.recv() => {
                     // A server that is not connected has no watch to remove.
                     let _ = self.control(control);
                 }
             }
             match self.farewell.begun {
+                None if self.moving.is_some() => return Ok(None),
                 None => {}
                 Some(Leave::Detach) => return Err(End::Left(Ok(()))),
                 Some(Leave::Close) => return Err(End::Left(Err(self.unanswered_close()))),
@@ -265,8 +270,8 @@ impl Driver {
 
     fn history(&self) -> History {
         History {
-            servers: self.servers.len(),
-            last: self.last,
+            servers: self.servers.list().len(),
+            untried: self.servers.is_untried(),
             failures: self.failures,
             timeout: self.negotiated,
             silence: self.last_heard.map(|heard| heard.elapsed()),
@@ -291,15 +296,10 @@ impl Driver {
             self.last_heard = Some(Instant::now());
         }
         self.negotiated = attached.timeout;
+        self.servers.settle();
+        self.status.set_server(attached.server);
         if attached.read_only {
-            let next = self.last.map_or(0, |last| last + 1);
-            let search = probe::find_writer(
-                self.servers.clone(),
-                self.security.clone(),
-                next,
-                self.search_pause,
-            );
-            self.search = Some(Box::pin(search));
+            self.search();
         } else {
             self.search_pause = probe::FIRST_PAUSE;
         }
@@ -317,6 +317,14 @@ impl Driver {
             State::Connected
         });
         connection
+    }
+
+    /// Begins to look for a server that writes.
+    fn search(&mut self) {
+        let servers = self.servers.rotation();
+        let security = self.security.clone();
+        let search = probe::find_writer(servers.into(), security, self.search_pause);
+        self.search = Some(Box::pin(search));
     }
 
     /// Moves everything that can move. Ready with how the session ended, or with why the
@@ -350,8 +358,9 @@ impl Driver {
                 written?;
                 moved = true;
             }
-            if let Some(error) = self.poll_search(cx) {
-                return Poll::Ready(Err(error));
+            self.poll_search(cx);
+            if self.has_to_move(connection) {
+                return Poll::Ready(Err(io::Error::other("another server takes over")));
             }
             if self.farewell.begun == Some(Leave::Detach)
                 && self.commands.is_empty()
@@ -368,7 +377,8 @@ impl Driver {
     /// Moves requests from the queue into the output, as far as there is room.
     fn poll_commands(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
-        while connection.wire.unsent() < OUTPUT_LIMIT {
+        let stays = self.moving.is_none() || self.farewell.begun.is_some();
+        while stays && connection.wire.unsent() < OUTPUT_LIMIT {
             let room = self.max_in_flight.saturating_sub(connection.in_flight());
             if room == 0 {
                 break;
@@ -411,14 +421,24 @@ impl Driver {
     }
 
     /// Leaves a read-only server once there is a better one, which is then tried first.
-    fn poll_search(&mut self, cx: &mut Context<'_>) -> Option<io::Error> {
-        let Poll::Ready(found) = self.search.as_mut()?.as_mut().poll(cx) else {
-            return None;
-        };
-        self.search_pause = found.pause;
-        let servers = self.servers.len();
-        self.last = Some((found.server + servers - 1) % servers);
-        Some(io::Error::other("a server that writes was found"))
+    fn poll_search(&mut self, cx: &mut Context<'_>) {
+        if let Some(search) = &mut self.search
+            && let Poll::Ready(found) = search.as_mut().poll(cx)
+        {
+            self.search = None;
+            self.search_pause = found.pause;
+            self.servers.prefer(&found.server);
+            self.moving = Some(Instant::now());
+        }
+    }
+
+    /// Is the connection to be given up now? That waits for the replies under way, so that a move
+    /// fails no request, but not for ever.
+    fn has_to_move(&self, connection: &Connection) -> bool {
+        self.farewell.begun.is_none()
+            && self.moving.is_some_and(|since| {
+                connection.is_idle() || since.elapsed() > Rhythm::new(self.negotiated).heartbeat
+            })
     }
 
     /// Does what the handles ask for out of order; answers what to remove on the server.
@@ -433,10 +453,26 @@ impl Driver {
                 self.farewell.detachers.push(reply);
                 self.farewell.begun.get_or_insert(Leave::Detach);
             }
+            Control::Servers(list, mine) => {
+                self.relist(list, mine);
+                return None;
+            }
         }
         // No request comes in any more; those that are queued are still sent.
         self.commands.close();
         None
+    }
+
+    /// Takes another list of servers.
+    fn relist(&mut self, list: Vec<Server>, mine: Option<usize>) {
+        let moves = self.servers.update(list, mine, fastrand::f64());
+        let session = self.status.session_id();
+        info!(%session, servers = self.servers.list().len(), moves, "another list of servers");
+        if moves {
+            self.moving = Some(Instant::now());
+        } else if self.search.is_some() {
+            self.search();
+        }
     }
 
     /// Deals with the part of the input that concerns the whole session.
@@ -459,7 +495,8 @@ impl Driver {
     }
 
     /// The connection is lost. Its requests fail, and with them those queued behind: a request is
-    /// never executed if one that was issued before it was not.
+    /// never executed if one that was issued before it was not. Where all was answered, those that
+    /// are queued wait for the next connection.
     fn lose(&mut self, connection: Connection, error: io::Error) {
         let session = self.status.session_id();
         info!(%session, %error, "connection lost");
@@ -477,8 +514,13 @@ impl Driver {
             self.status.set_state(State::Disconnected);
         }
         self.search = None;
+        self.status.set_server(None);
         self.registry.disconnected();
+        let is_idle = connection.is_idle();
         connection.fail();
+        if is_idle {
+            return;
+        }
         for _ in 0..self.commands.len() {
             match self.commands.try_recv() {
                 Ok(Command::Request(request)) => {
@@ -497,6 +539,7 @@ impl Driver {
     /// The session is over: settles everything that waits.
     fn finish(mut self, end: End) {
         self.status.set_state(end.state());
+        self.status.set_server(None);
         let error = self.status.end();
         info!(session = %self.status.session_id(), state = %self.status.state(), "session over");
         self.commands.close();

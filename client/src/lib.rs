@@ -34,6 +34,7 @@ mod dial;
 mod driver;
 mod error;
 mod host;
+mod membership;
 mod operations;
 mod probe;
 mod reconnect;
@@ -41,6 +42,7 @@ mod registry;
 mod request;
 mod retry;
 mod sasl;
+mod servers;
 mod session;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
@@ -57,6 +59,7 @@ pub use builder::ClientBuilder;
 pub use client::Client;
 pub use create::{CreateOptions, Created, Data, OPEN_ACL};
 pub use error::{Error, Outcome};
+pub use membership::{EnsembleConfig, EnsembleMember};
 pub use operations::{Identity, Membership};
 pub use quorate_proto::{Acl, CreateMode, ErrorCode, Id, OpCode, Perms, Stat, path};
 pub use request::Reply;

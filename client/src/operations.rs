@@ -15,6 +15,7 @@ use crate::client::{ANY_VERSION, Client};
 use crate::create::{CreateOptions, Created, Data, encode_acl};
 use crate::driver::{Command, Credential};
 use crate::error::Error;
+use crate::membership::EnsembleConfig;
 use crate::request::{self, Answer, Decoder, Reply, Subject};
 use crate::transaction::{MultiRead, Transaction};
 use crate::watch::{OneshotWatch, PersistentWatch, Subscription, WatchKind};
@@ -381,20 +382,44 @@ impl Client {
         })
     }
 
-    /// The description of the ensemble, from `/zookeeper/config` outside of any chroot. Empty on
-    /// standalone servers.
-    pub fn get_config(&self) -> Reply<(Bytes, Stat)> {
-        self.at_root().get_data(CONFIG_PATH)
+    /// The servers of the ensemble, from `/zookeeper/config` outside of any chroot. None on a server
+    /// that stands alone.
+    pub fn get_config(&self) -> Reply<EnsembleConfig> {
+        self.at_root()
+            .read(OpCode::GetData, CONFIG_PATH, |subject, answer, _| {
+                config(subject, answer)
+            })
     }
 
     /// As [`get_config`](Client::get_config), and watches for a change.
-    pub fn get_config_watched(&self) -> Reply<(Bytes, Stat, OneshotWatch)> {
-        self.at_root().get_data_watched(CONFIG_PATH)
+    /// [`follow_membership`](crate::ClientBuilder::follow_membership) keeps a client up to date.
+    pub fn get_config_watched(&self) -> Reply<(EnsembleConfig, OneshotWatch)> {
+        let kind = WatchKind::Data { absent: false };
+        self.at_root().read_watched(
+            OpCode::GetData,
+            CONFIG_PATH,
+            kind,
+            |subject, answer, watch| Ok((config(subject, answer)?, watched(watch)?)),
+        )
     }
 
-    /// Changes the membership of the ensemble, and answers its new description as
-    /// [`get_config`](Client::get_config) does. With a `version`, the one that the description
-    /// states, only if that is still the current one.
+    /// Changes the membership of the ensemble, and answers what it is then. With a `version`, from
+    /// [`EnsembleConfig::version`], only if that is still the current one.
+    ///
+    /// ```no_run
+    /// # async fn demo(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// use quorate_client::Membership;
+    ///
+    /// let before = client.get_config().await?;
+    /// let change = Membership::Change {
+    ///     joining: Some("server.4=zk4:2888:3888;2181"),
+    ///     leaving: Some("1"),
+    /// };
+    /// let after = client.reconfig(change, before.version).await?;
+    /// println!("{} servers in version {:x}", after.members.len(), after.version);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -405,7 +430,7 @@ impl Client {
         &self,
         change: Membership<'_>,
         version: impl Into<Option<i64>>,
-    ) -> Reply<(Bytes, Stat)> {
+    ) -> Reply<EnsembleConfig> {
         let (joining, leaving, new_members) = match change {
             Membership::Change { joining, leaving } => (joining, leaving, None),
             Membership::Replace(members) => (None, None, Some(members)),
@@ -424,8 +449,7 @@ impl Client {
         });
         let subject = self.at_root().subject(OpCode::Reconfig, CONFIG_PATH);
         self.enqueue(subject, frame, None, |subject, answer, _| {
-            let (data, stat) = data(subject, answer)?;
-            Ok((data.unwrap_or_default(), stat))
+            config(subject, answer)
         })
     }
 }
@@ -576,6 +600,11 @@ fn data(subject: &Subject, answer: &Answer) -> Result<(Option<Bytes>, Stat), Err
     let found: GetDataResponse<'_> = subject.decode(answer)?;
     let data = found.data.map(|data| answer.body.slice_ref(data));
     Ok((data, found.stat))
+}
+
+fn config(subject: &Subject, answer: &Answer) -> Result<EnsembleConfig, Error> {
+    let (data, stat) = data(subject, answer)?;
+    Ok(EnsembleConfig::parse(&data.unwrap_or_default(), stat))
 }
 
 fn children(subject: &Subject, answer: &Answer) -> Result<(Vec<String>, Stat), Error> {

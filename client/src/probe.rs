@@ -1,6 +1,7 @@
 //! Looking for a server that writes while connected to a read-only one (spec: client behaviour,
 //! section 8).
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
@@ -20,28 +21,26 @@ const LONGEST_ANSWER: u64 = 1024;
 
 /// A server that may write.
 pub(crate) struct Found {
-    /// Its position in the list.
-    pub(crate) server: usize,
+    pub(crate) server: Server,
     /// The pause to begin with if it does not write after all.
     pub(crate) pause: Duration,
 }
 
-/// Asks one server after the other, from the position `next` on, until one does not say that it
-/// only reads.
+/// Asks one server after the other, in a circle, until one does not say that it only reads.
 pub(crate) async fn find_writer(
-    servers: Vec<Server>,
+    mut servers: VecDeque<Server>,
     security: Security,
-    next: usize,
     mut pause: Duration,
 ) -> Found {
-    let mut server = next % servers.len();
     loop {
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
-        if let Ok(Ok(true)) = timeout(PATIENCE, may_write(&servers[server], &security)).await {
-            return Found { server, pause };
+        if let Some(server) = servers.pop_front() {
+            if let Ok(Ok(true)) = timeout(PATIENCE, may_write(&server, &security)).await {
+                return Found { server, pause };
+            }
+            servers.push_back(server);
         }
-        server = (server + 1) % servers.len();
     }
 }
 

@@ -1,4 +1,4 @@
-//! When to connect to which server, for how long, and when to give the session up.
+//! When to connect, for how long, and when to give the session up.
 //!
 //! Pure functions: what happened so far, the time and chance come in, a decision goes out. All
 //! times are measured from events, so neither a clock nor a socket is needed to test them.
@@ -17,8 +17,8 @@ const SHORTEST_ATTEMPT: Duration = Duration::from_secs(1);
 pub(crate) struct History {
     /// Servers in the list.
     pub(crate) servers: usize,
-    /// The position of the last server tried, in the shuffled list; `None` before the first.
-    pub(crate) last: Option<usize>,
+    /// No server has been tried yet.
+    pub(crate) untried: bool,
     /// Attempts since the last connection on which a server answered a request.
     pub(crate) failures: u32,
     /// The session's timeout: the negotiated one, or the requested one before there is one.
@@ -30,10 +30,8 @@ pub(crate) struct History {
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Connect to a server.
+    /// Connect to the next server.
     Try {
-        /// Its position in the shuffled list.
-        server: usize,
         /// The pause before the attempt.
         after: Duration,
         /// The time for the attempt: names, TCP and handshake together.
@@ -59,11 +57,7 @@ pub(crate) fn decide(history: &History, chance: f64) -> Decision {
             after = after.min(left / (2 * u32::try_from(servers).unwrap_or(u32::MAX)));
         }
     }
-    Decision::Try {
-        server: history.last.map_or(0, |last| (last + 1) % servers),
-        after,
-        within,
-    }
+    Decision::Try { after, within }
 }
 
 /// Every server gets its share: of the time that is left to save the session, otherwise of the
@@ -80,7 +74,7 @@ fn attempt_limit(history: &History, servers: usize) -> Duration {
 /// None before the first attempt of all and within a round; after a loss a short one, so that the
 /// clients of a failed server do not arrive together; between rounds it doubles.
 fn pause(history: &History, servers: usize, chance: f64) -> Duration {
-    if history.last.is_none() {
+    if history.untried {
         return Duration::ZERO;
     }
     if history.failures == 0 {
@@ -128,47 +122,43 @@ mod tests {
     fn lost(servers: usize, failures: u32, silence: Duration) -> History {
         History {
             servers,
-            last: Some(0),
+            untried: false,
             failures,
             timeout: T,
             silence: Some(silence),
         }
     }
 
-    fn tried(history: &History, chance: f64) -> (usize, Duration, Duration) {
+    fn tried(history: &History, chance: f64) -> (Duration, Duration) {
         match decide(history, chance) {
-            Decision::Try {
-                server,
-                after,
-                within,
-            } => (server, after, within),
+            Decision::Try { after, within } => (after, within),
             Decision::GiveUp => panic!("gave up on {history:?}"),
         }
     }
 
     #[test]
-    fn the_first_attempt_of_all_is_at_once_and_at_the_first_server() {
+    fn the_first_attempt_of_all_is_at_once() {
         let history = History {
             servers: 3,
-            last: None,
+            untried: true,
             failures: 0,
             timeout: T,
             silence: None,
         };
-        assert_eq!(tried(&history, 0.9), (0, Duration::ZERO, T / 3));
+        assert_eq!(tried(&history, 0.9), (Duration::ZERO, T / 3));
     }
 
     #[test]
-    fn after_a_loss_the_next_server_follows_after_a_short_random_pause() {
+    fn after_a_loss_the_next_attempt_follows_after_a_short_random_pause() {
         let history = lost(3, 0, Duration::ZERO);
-        assert_eq!(tried(&history, 0.0).1, Duration::ZERO);
-        assert_eq!(tried(&history, 0.5), (1, FIRST_PAUSE / 2, T / 3));
+        assert_eq!(tried(&history, 0.0).0, Duration::ZERO);
+        assert_eq!(tried(&history, 0.5), (FIRST_PAUSE / 2, T / 3));
     }
 
     #[test]
     fn within_a_round_there_is_no_pause_and_between_rounds_it_doubles() {
         let silence = T + Duration::from_secs(1);
-        let after = |failures| tried(&lost(3, failures, silence), 0.0).1.as_millis();
+        let after = |failures| tried(&lost(3, failures, silence), 0.0).0.as_millis();
         let pauses: Vec<_> = (1..=15).map(after).collect();
         assert_eq!(
             pauses,
@@ -179,12 +169,12 @@ mod tests {
     #[test]
     fn a_session_that_can_be_saved_does_not_wait_long() {
         let history = lost(1, 20, T - Duration::from_millis(100));
-        assert_eq!(tried(&history, 1.0).1, Duration::from_millis(50));
+        assert_eq!(tried(&history, 1.0).0, Duration::from_millis(50));
     }
 
     #[test]
     fn all_servers_share_the_time_that_is_left() {
-        let within = |silence| tried(&lost(3, 0, silence), 0.0).2;
+        let within = |silence| tried(&lost(3, 0, silence), 0.0).1;
         assert_eq!(within(Duration::ZERO), T / 3);
         assert_eq!(within(T / 2), T / 6);
         assert_eq!(within(T * 9 / 10), SHORTEST_ATTEMPT);
@@ -205,7 +195,7 @@ mod tests {
         #[test]
         fn decisions_stay_within_bounds(
             servers in 0usize..50,
-            last in proptest::option::of(0usize..50),
+            untried: bool,
             failures: u32,
             timeout in 0u64..1_000_000,
             silence in proptest::option::of(0u64..2_000_000),
@@ -214,15 +204,14 @@ mod tests {
             let timeout = Duration::from_millis(timeout);
             let history = History {
                 servers,
-                last,
+                untried,
                 failures,
                 timeout,
                 silence: silence.map(Duration::from_millis),
             };
             match decide(&history, chance) {
                 Decision::GiveUp => prop_assert!(history.silence >= Some(timeout * 4 / 3)),
-                Decision::Try { server, after, within } => {
-                    prop_assert!(server < servers.max(1));
+                Decision::Try { after, within } => {
                     prop_assert!(after <= LONGEST_PAUSE);
                     prop_assert!(within <= timeout);
                     if let Some(silence) = history.silence {
@@ -230,19 +219,6 @@ mod tests {
                     }
                 }
             }
-        }
-
-        #[test]
-        fn every_server_gets_its_turn(servers in 1usize..20, start in 0usize..20) {
-            let mut last = start % servers;
-            let mut seen = vec![false; servers];
-            for failures in 0..u32::try_from(servers).unwrap() {
-                let mut history = lost(servers, failures, Duration::ZERO);
-                history.last = Some(last);
-                (last, _, _) = tried(&history, 0.5);
-                seen[last] = true;
-            }
-            prop_assert!(seen.iter().all(|seen| *seen));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -111,6 +112,8 @@ pub(crate) struct Status {
 #[derive(Debug)]
 struct Live {
     session: Option<Session>,
+    /// Where the connection goes to, while there is one.
+    server: Option<SocketAddr>,
     last_heartbeat: Option<Instant>,
     /// Why the last attempt to connect failed, or why the last connection was lost.
     last_failure: Option<Arc<io::Error>>,
@@ -125,6 +128,7 @@ impl Status {
             last_zxid: AtomicI64::new(saved.as_ref().map_or(0, |s| s.last_zxid)),
             live: Mutex::new(Live {
                 session: saved,
+                server: None,
                 last_heartbeat: None,
                 last_failure: None,
                 denial: None,
@@ -207,6 +211,15 @@ impl Status {
         if live.last_heartbeat.is_none_or(|last| last < sent) {
             live.last_heartbeat = Some(sent);
         }
+    }
+
+    /// Where the connection goes to, if there is one.
+    pub(crate) fn server(&self) -> Option<SocketAddr> {
+        self.live.lock().server
+    }
+
+    pub(crate) fn set_server(&self, server: Option<SocketAddr>) {
+        self.live.lock().server = server;
     }
 
     pub(crate) fn failed(&self, error: io::Error) {

@@ -1,6 +1,7 @@
 //! The stream below a connection, plain or secured, and how it is opened.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -60,6 +61,19 @@ pub(crate) enum Stream {
     Secured(Box<TlsStream<TcpStream>>),
     #[cfg(feature = "simulation")]
     Simulated(Box<dyn crate::simulation::Stream>),
+}
+
+impl Stream {
+    /// The other end, if it has an address.
+    pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Stream::Plain(stream) => stream.peer_addr().ok(),
+            #[cfg(feature = "tls")]
+            Stream::Secured(stream) => stream.get_ref().0.peer_addr().ok(),
+            #[cfg(feature = "simulation")]
+            Stream::Simulated(_) => None,
+        }
+    }
 }
 
 /// Calls a method of the stream that there is.

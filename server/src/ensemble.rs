@@ -42,6 +42,7 @@ const LOOK: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub struct Ensemble {
     members: BTreeMap<i64, Slot>,
+    settings: EnsembleBuilder,
 }
 
 /// The place of one server, be it running or not.
@@ -189,6 +190,34 @@ impl Ensemble {
         Ok(())
     }
 
+    /// Starts one more server, with the next id. It follows without a vote, and is no member, until
+    /// a client's `reconfig` takes it in by its [`member_line`](Ensemble::member_line). Answers its
+    /// id.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn add(&mut self) -> Result<i64, ServerError> {
+        let id = self.members.keys().next_back().map_or(1, |last| last + 1);
+        let ports = Ports::any(IpAddr::V4(Ipv4Addr::LOCALHOST)).await?;
+        let mut members = Members::default();
+        members.servers = self
+            .members
+            .iter()
+            .filter_map(|(id, slot)| Some((*id, slot.member(*id)?.clone())))
+            .chain([(id, self.settings.member(id, &ports)?)])
+            .collect();
+        let mut slot = self.settings.slot(id, &members)?;
+        slot.start(ports).await?;
+        self.members.insert(id, slot);
+        Ok(id)
+    }
+
+    /// How `reconfig` and configuration files describe a server: `server.1=127.0.0.1:…`.
+    pub fn member_line(&self, id: i64) -> Option<String> {
+        let member = self.members.get(&id)?.member(id)?;
+        Some(format!("server.{id}={member}"))
+    }
+
     /// Lets the leader hand over to a server that follows it, once all that run do; `None` lets it
     /// choose. Answers who leads then.
     ///
@@ -285,6 +314,12 @@ impl Ensemble {
 }
 
 impl Slot {
+    /// The server `id`, which this is the place of, as it knows itself.
+    fn member(&self, id: i64) -> Option<&Member> {
+        let ensemble = self.config.ensemble.as_ref()?;
+        ensemble.members.servers.get(&id)
+    }
+
     async fn start(&mut self, ports: Ports) -> Result<(), ServerError> {
         let config = self.config.clone();
         let (links, disk) = (self.links.clone(), self.disk.clone());
@@ -352,28 +387,34 @@ impl EnsembleBuilder {
         let mut members = Members::default();
         for id in 1..=i64::try_from(self.voters + self.observers).unwrap_or(i64::MAX) {
             let ports = Ports::any(IpAddr::V4(Ipv4Addr::LOCALHOST)).await?;
-            let role = match usize::try_from(id) {
-                Ok(number) if number > self.voters => PeerType::Observer,
-                _ => PeerType::Participant,
-            };
-            let member = Member {
-                addresses: vec![ports.address().map_err(ServerError::Scratch)?],
-                role,
-                client: None,
-            };
+            let member = self.member(id, &ports)?;
             members.servers.insert(id, member);
             all_ports.push((id, ports));
         }
         let mut ensemble = Ensemble {
             members: BTreeMap::new(),
+            settings: self,
         };
         for (id, ports) in all_ports {
-            let mut slot = self.slot(id, &members)?;
+            let mut slot = ensemble.settings.slot(id, &members)?;
             slot.start(ports).await?;
             ensemble.members.insert(id, slot);
         }
         ensemble.leader().await?;
         Ok(ensemble)
+    }
+
+    fn member(&self, id: i64, ports: &Ports) -> Result<Member, ServerError> {
+        let observes = (self.voters + 1..=self.voters + self.observers)
+            .any(|number| i64::try_from(number) == Ok(id));
+        Ok(Member {
+            addresses: vec![ports.address().map_err(ServerError::Scratch)?],
+            role: match observes {
+                true => PeerType::Observer,
+                false => PeerType::Participant,
+            },
+            client: ports.client_address().map_err(ServerError::Scratch)?,
+        })
     }
 
     fn slot(&self, id: i64, members: &Members) -> Result<Slot, ServerError> {

@@ -66,7 +66,7 @@ impl Server {
         }
         let storage = Storage::new(storage_options(&config));
         let recovered = recover(&storage).await?;
-        let listener = ClientPort::open(&mut config)?;
+        let listener = ClientPort::open(&mut config, None)?;
         let service = Arc::new(Service::new(config, recovered.tree));
         let trigger = storage.snapshot_trigger(seed());
         let snapshots = Snapshots::new(storage.clone(), trigger, recovered.report.replayed);
@@ -82,7 +82,7 @@ impl Server {
     /// leader.
     pub(crate) async fn start_member(
         mut config: Config,
-        ports: Ports,
+        mut ports: Ports,
         links: Faults,
         disk: DiskFaults,
     ) -> Result<Server, ServerError> {
@@ -90,7 +90,7 @@ impl Server {
         let disk = Arc::new(ThrottledDisk::new(disk));
         let storage = Storage::on(disk, storage_options(&config));
         let recovered = recover(&storage).await?;
-        let listener = ClientPort::open(&mut config)?;
+        let listener = ClientPort::open(&mut config, ports.client.take())?;
         let wires = Arc::new(Wires::default());
         let service = Arc::new(Service::new(config, recovered.tree));
         let outlet = Arc::clone(&wires);
@@ -239,14 +239,17 @@ struct ClientPort {
 }
 
 impl ClientPort {
-    /// Opens the port that `config` names, if it names one, and notes there which one the system
-    /// has chosen: operators who ask for the configuration want that.
-    fn open(config: &mut Config) -> Result<Option<Self>, ServerError> {
+    /// Opens the port that `config` names, if it names one and it is not `opened` already, and notes
+    /// there which one the system has chosen: operators who ask for the configuration want that.
+    fn open(config: &mut Config, opened: Option<TcpListener>) -> Result<Option<Self>, ServerError> {
         let Some(address) = config.client_address() else {
             return Ok(None);
         };
         let failed = |source| ServerError::Listen { address, source };
-        let listener = net::listen(address, config.client_port_listen_backlog).map_err(failed)?;
+        let listener = match opened {
+            Some(listener) => listener,
+            None => net::listen(address, config.client_port_listen_backlog).map_err(failed)?,
+        };
         let bound = listener.local_addr().map_err(failed)?;
         config.client_port = Some(bound.port());
         Ok(Some(ClientPort { listener, bound }))

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking, in its helpers as well"
 )]
 
+mod ensemble;
 mod failover;
 mod operations;
 mod outcomes;

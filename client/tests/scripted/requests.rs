@@ -219,13 +219,12 @@ async fn the_other_operations() {
     let reply = client.get_config();
     let request = peer.expect(OpCode::GetData).await;
     assert_eq!(request.path(), "/zookeeper/config");
-    let data = Some(&b"version=1"[..]);
+    let data = Some(&b"server.1=h:2888:3888:participant;2181\nversion=1f"[..]);
     peer.ok(&request, &GetDataResponse { data, stat: STAT })
         .await;
-    assert_eq!(
-        &within("getConfig", reply).await.unwrap().0[..],
-        b"version=1"
-    );
+    let config = within("getConfig", reply).await.unwrap();
+    assert_eq!(config.version, 0x1f);
+    assert_eq!(config.connect_string().as_deref(), Some("h:2181"));
 }
 
 #[tokio::test]

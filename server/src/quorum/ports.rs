@@ -1,4 +1,4 @@
-//! The two ports on which a member is reached by others.
+//! The ports on which a member is reached.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, lookup_host};
 use tokio::time::sleep;
 
-use crate::config::{Config, PeerAddress};
+use crate::config::{ClientAddress, Config, PeerAddress};
 use crate::error::ServerError;
 use crate::net::listen;
 
@@ -19,6 +19,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct Ports {
     pub(super) quorum: Vec<TcpListener>,
     pub(super) election: Vec<TcpListener>,
+    /// The port for clients, if it had to be known before the member starts.
+    pub(crate) client: Option<TcpListener>,
 }
 
 impl Ports {
@@ -27,6 +29,7 @@ impl Ports {
         Ok(Ports {
             quorum: vec![open((host, 0).into(), Some(0)).await?],
             election: vec![open((host, 0).into(), Some(0)).await?],
+            client: Some(open((host, 0).into(), Some(0)).await?),
         })
     }
 
@@ -37,6 +40,7 @@ impl Ports {
         let mut ports = Ports {
             quorum: Vec::new(),
             election: Vec::new(),
+            client: None,
         };
         for peer in own_addresses(config) {
             for (number, listeners) in [
@@ -54,7 +58,7 @@ impl Ports {
         Ok(ports)
     }
 
-    /// Where others reach them.
+    /// Where other members reach them.
     pub(crate) fn address(&self) -> io::Result<PeerAddress> {
         let address = |listeners: &[TcpListener]| match listeners.first() {
             Some(listener) => listener.local_addr(),
@@ -66,6 +70,18 @@ impl Ports {
             quorum_port: quorum.port(),
             election_port: address(&self.election)?.port(),
         })
+    }
+
+    /// Where clients reach it, if that is known already.
+    pub(crate) fn client_address(&self) -> io::Result<Option<ClientAddress>> {
+        let Some(listener) = &self.client else {
+            return Ok(None);
+        };
+        let address = listener.local_addr()?;
+        Ok(Some(ClientAddress {
+            host: address.ip().to_string(),
+            port: address.port(),
+        }))
     }
 }
 

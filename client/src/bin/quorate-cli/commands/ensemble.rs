@@ -66,14 +66,14 @@ pub(super) const COMMANDS: &[Command] = &[
 
 async fn config(shell: &mut Shell, args: &Args) -> Result<Answer, Failure> {
     let client = shell.client().await?;
-    let (data, stat) = if args.has("-w") {
-        let (data, stat, watch) = client.get_config_watched().await?;
+    let found = if args.has("-w") {
+        let (found, watch) = client.get_config_watched().await?;
         shell.watches.add_once(WatcherType::Data, watch);
-        (data, stat)
+        found
     } else {
         client.get_config().await?
     };
-    let config = String::from_utf8_lossy(&data);
+    let (config, stat) = (found.text, found.stat);
     let (version, addresses) = client_addresses(&config);
     let mut text = if args.has("-c") {
         format!("{version} {}\n", addresses.join(","))
@@ -105,8 +105,8 @@ async fn reconfig(shell: &mut Shell, args: &Args) -> Result<Answer, Failure> {
     };
     let version = args.value("-v").map(parse_version).transpose()?;
     let client = shell.client().await?;
-    let (data, stat) = client.reconfig(change, version).await?;
-    let config = String::from_utf8_lossy(&data);
+    let found = client.reconfig(change, version).await?;
+    let (config, stat) = (found.text, found.stat);
     let mut text = format!("Committed new configuration:\n{config}\n");
     if args.has("-s") {
         text += &format::stat(&stat);
