@@ -301,47 +301,6 @@ async fn a_read_behind_a_sync_sees_what_others_were_told() {
 }
 
 #[tokio::test]
-async fn a_session_survives_a_time_in_which_its_servers_only_read() {
-    let ensemble = Ensemble::builder()
-        .tick_time(Duration::from_millis(300))
-        .configure(|config| config.read_only_mode_enabled = true)
-        .start()
-        .await
-        .unwrap();
-    let leader = ensemble.settled().await.unwrap();
-    let cut_off = *ensemble.ids().iter().find(|id| **id != leader).unwrap();
-    let address = ensemble.client_addr(cut_off).unwrap().to_string();
-    let client = Client::builder()
-        .read_only(true)
-        .session_timeout(Duration::from_secs(18))
-        .connect(&address)
-        .await
-        .unwrap();
-    let id = client.session().unwrap().id();
-    client
-        .create("/mine", "x", CreateMode::Ephemeral)
-        .await
-        .unwrap();
-
-    ensemble.partition(&[]);
-    state(&client, State::ConnectedReadOnly).await;
-    let (data, _) = client.get_data("/mine").await.unwrap();
-    assert_eq!(&data[..], b"x");
-    let refused = within("the refusal", client.set_data("/mine", "y", None)).await;
-    assert!(matches!(refused, Err(Error::ReadOnly { path }) if path == "/mine"));
-    let refused = within("the refusal", client.linearizable().get_data("/mine")).await;
-    assert!(matches!(refused, Err(Error::ReadOnly { .. })));
-    // The ensemble does not hear of the session meanwhile.
-    assert!(client.session_deadline().is_some());
-
-    ensemble.heal();
-    state(&client, State::Connected).await;
-    assert_eq!(client.session().unwrap().id(), id);
-    client.set_data("/mine", "y", None).await.unwrap();
-    assert_eq!(client.get_ephemerals("/").await.unwrap(), ["/mine"]);
-}
-
-#[tokio::test]
 async fn a_session_that_begins_on_a_read_only_server_becomes_real_on_another() {
     let ensemble = Ensemble::builder()
         .tick_time(Duration::from_millis(300))
@@ -364,6 +323,9 @@ async fn a_session_that_begins_on_a_read_only_server_becomes_real_on_another() {
     let given = client.session().unwrap().id();
     let refused = client.create("/a", "", CreateMode::Ephemeral).await;
     assert!(matches!(refused, Err(Error::ReadOnly { .. })));
+    let refused = client.linearizable().exists("/").await;
+    assert!(matches!(refused, Err(Error::ReadOnly { path }) if path == "/"));
+    assert!(client.exists("/").await.unwrap().is_some());
     let all: Vec<String> = ids.iter().map(address).collect();
     client.update_servers(&all.join(",")).await.unwrap();
     // Found in the background, and left for it.

@@ -627,6 +627,37 @@ async fn a_read_only_server_is_left_for_one_that_writes() {
 }
 
 #[tokio::test]
+async fn a_session_that_the_ensemble_knows_keeps_its_id_on_a_read_only_server() {
+    let server = Server::start().await;
+    let builder = Client::builder().read_only(true);
+    let (client, peer) = connect_with(builder, &server, "", LONG).await;
+    let heartbeat = client.last_heartbeat();
+    drop(peer);
+    let mut peer = server.accept().await;
+    assert_eq!(peer.hello().await.session, SESSION);
+    peer.answer_hello(SESSION, LONG, true).await;
+    state(&client, State::ConnectedReadOnly).await;
+    let write = client.delete("/a", None);
+    let request = peer.expect(OpCode::Delete).await;
+    peer.refuse(&request, ErrorCode::NOT_READ_ONLY).await;
+    let error = within("the refusal", write).await.unwrap_err();
+    assert!(matches!(&error, Error::ReadOnly { path } if path == "/a"));
+    assert_eq!(error.outcome(), Outcome::DidNotHappen);
+    assert_eq!(client.last_heartbeat(), heartbeat);
+
+    // A read that is under way is answered before the client leaves for a server that writes.
+    let read = client.exists("/a");
+    let request = peer.expect(OpCode::Exists).await;
+    server.accept().await.four_letter_word("isro", "rw").await;
+    peer.ok(&request, &stat()).await;
+    within("the read", read).await.unwrap();
+    let mut peer = server.accept().await;
+    assert_eq!(peer.hello().await.session, SESSION);
+    peer.welcome(LONG).await;
+    state(&client, State::Connected).await;
+}
+
+#[tokio::test]
 async fn work_in_the_background_outlives_every_handle_and_a_reconnect() {
     let server = Server::start().await;
     let (client, mut peer) = connect(&server).await;
