@@ -173,8 +173,33 @@ impl<T: Payload> Config<T> {
         }
     }
 
+    /// Writes a value if the one that was read still is there. Answers whether it did, also if
+    /// connections are lost.
+    ///
+    /// The znode is looked at right before it is written: if it was deleted and created again since
+    /// it was read, that tells, though the version may be the same. Servers themselves compare
+    /// nothing but versions, so a znode that is deleted, created and brought to its old version
+    /// between that look and the write is written over; so it is by [`update`](Config::update).
+    /// Whoever changes values by these two methods should set them anew rather than delete them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`update`](Config::update).
+    ///
+    /// Dropping the future gives up the wait only.
+    pub async fn exchange(&self, read: &Versioned<T>, value: &T) -> Result<bool, Error> {
+        let found = look_synced(&self.settings.client, self.path()).await?;
+        if found.is_none_or(|(_, stat)| stat.mzxid != read.zxid) {
+            return Ok(false);
+        }
+        self.compare_and_set(read.version, value).await
+    }
+
     /// Writes a value if the znode has this version, or with `None` if it does not exist. Answers
     /// whether it did, also if connections are lost.
+    ///
+    /// A znode that is deleted and created again counts its versions anew: [`exchange`](Config::exchange)
+    /// tells such a one from the one that was read.
     ///
     /// # Errors
     ///

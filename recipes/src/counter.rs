@@ -243,8 +243,11 @@ impl<T: Payload + Clone> SharedValue<T> {
         }
     }
 
-    /// Sets the value if it still is in the version that was read. Answers whether it did, also if
+    /// Sets the value if it still is the one that was read. Answers whether it did, also if
     /// connections are lost.
+    ///
+    /// A value that was deleted and written anew since it was read is another one, also in the same
+    /// version; see [`Config::exchange`] for the one moment in which that is not noticed.
     ///
     /// # Errors
     ///
@@ -252,7 +255,7 @@ impl<T: Payload + Clone> SharedValue<T> {
     ///
     /// Dropping the future gives up the wait only.
     pub async fn compare_and_set(&self, read: &Versioned<T>, value: &T) -> Result<bool, Error> {
-        self.config.compare_and_set(read.version, value).await
+        self.config.exchange(read, value).await
     }
 }
 

@@ -140,6 +140,13 @@ pub(crate) struct Confirmed {
     connection: watch::Receiver<State>,
 }
 
+impl Confirmed {
+    /// Has the connection stayed as it was?
+    pub(crate) fn is_current(&self) -> bool {
+        self.connection.has_changed().is_ok_and(|changed| !changed)
+    }
+}
+
 /// Looks whether `node` is there, belongs to this session, and the session lives. `None` if not.
 pub(crate) async fn confirm(
     client: &Client,

@@ -10,7 +10,7 @@ use tracing::{Instrument, debug_span, warn};
 
 use crate::error::Error;
 use crate::guard::{FencingToken, Guard};
-use crate::hold::{Hold, confirm};
+use crate::hold::{Confirmed, Hold, confirm};
 use crate::layout::{Child, Sequence};
 use crate::protect::{Protected, Site, join, patient};
 
@@ -46,9 +46,8 @@ impl<'a> Queue<'a> {
             loop {
                 let place = self.enter().await?;
                 // A place whose znode has gone is taken anew, at the end.
-                if place.wait().await?
-                    && let Some(guard) = place.grant().await?
-                {
+                let turn = place.turn().await?;
+                if let Some(guard) = place.wait(turn).await? {
                     return Ok(guard);
                 }
             }
@@ -61,14 +60,12 @@ impl<'a> Queue<'a> {
     pub(crate) async fn try_acquire(self) -> Result<Option<Guard>, Error> {
         loop {
             let place = self.enter().await?;
-            match place.turn().await? {
-                Turn::Behind(_) => return Ok(None),
-                Turn::Vanished => {}
-                Turn::First => {
-                    if let Some(guard) = place.grant().await? {
-                        return Ok(Some(guard));
-                    }
-                }
+            let turn = place.turn().await?;
+            if let Turn::Behind(_) = turn {
+                return Ok(None);
+            }
+            if let Some(guard) = place.wait(turn).await? {
+                return Ok(Some(guard));
             }
         }
     }
@@ -242,22 +239,24 @@ impl Place<'_> {
         Ok(stat.is_some_and(|stat| (stat.czxid, name) < (self.czxid, self.node.name())))
     }
 
-    /// Waits until nobody is in front. One contender is watched at a time, so that a release wakes
-    /// one waiter. False if the place's znode is gone.
-    async fn wait(&self) -> Result<bool, Error> {
-        loop {
-            match self.turn().await? {
-                Turn::First => return Ok(true),
-                Turn::Vanished => return Ok(false),
-                Turn::Behind(path) => deleted(self.queue.0.client, &path).await?,
-            }
-        }
-    }
-
-    /// Makes a guard of a place at the front, if it still is one.
-    async fn grant(self) -> Result<Option<Guard>, Error> {
+    /// Waits until nobody is in front, and makes a guard of the place; `None` if its znode is gone.
+    /// One contender is watched at a time, so that a release wakes one waiter.
+    async fn wait(self, mut turn: Turn) -> Result<Option<Guard>, Error> {
         let Site { client, path, .. } = self.queue.0;
-        let confirmed = confirm(client, &self.node).await?;
+        let mut confirmed = None;
+        while let Turn::Behind(path) = turn {
+            deleted(client, &path).await?;
+            // It most likely is this contender's turn, so everything is asked at once.
+            let confirm = async { Ok(confirm(client, &self.node).await?) };
+            (turn, confirmed) = tokio::try_join!(self.turn(), confirm)?;
+        }
+        if turn == Turn::Vanished {
+            return Ok(None);
+        }
+        let confirmed = match confirmed.filter(Confirmed::is_current) {
+            Some(confirmed) => Some(confirmed),
+            None => confirm(client, &self.node).await?,
+        };
         Ok(confirmed.map(|confirmed| Guard::new(Hold::new(client, path, self.node, confirmed))))
     }
 }

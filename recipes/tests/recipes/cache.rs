@@ -120,6 +120,30 @@ async fn what_happens_while_the_connection_is_away_is_not_missed() {
     assert_eq!(told, expected.map(|(what, path)| (what, path.to_owned())));
 }
 
+/// Not everybody reads everything anew in the same moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_are_read_anew_one_after_the_other() {
+    const COPIES: usize = 20;
+    let server = server().await;
+    let relay = Relay::start(server.address()).await;
+    let client = connect(&relay.address(), LONG).await;
+    make(&client, &["/a"]).await;
+    let caches: Vec<_> = (0..COPIES).map(|_| Cache::new(&client, "/a")).collect();
+    for cache in &caches {
+        soon("a copy", cache.ready()).await.unwrap();
+    }
+    let events = caches.iter().map(|cache| async {
+        let mut events = cache.events();
+        while next(&mut events).await.0 != "initialized" {}
+        while next(&mut events).await.0 != "resynced" {}
+        Instant::now()
+    });
+    let resynced = futures::future::join_all(events);
+    let (read, ()) = tokio::join!(resynced, async { relay.interrupt() });
+    let spread = *read.iter().max().unwrap() - *read.iter().min().unwrap();
+    assert!(spread > Duration::from_millis(50), "all within {spread:?}");
+}
+
 /// Many changes under broken connections: the copy is right in the end, and so is what events say.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_copy_is_right_in_the_end() {

@@ -178,6 +178,29 @@ async fn a_shared_value_is_changed_from_what_was_read_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_shared_value_that_was_deleted_and_written_anew_is_another_one() {
+    let server = server().await;
+    let client = server.client(LONG).await;
+    let text = |text: &str| text.to_owned();
+    let colour = SharedValue::new(&client, "/values/colour", text("red"));
+    let red = colour.get().await.unwrap();
+    colour.config().delete().await.unwrap();
+    let again = colour.get().await.unwrap();
+    assert_eq!((&again.value, again.version), (&red.value, red.version));
+    assert!(!colour.compare_and_set(&red, &text("blue")).await.unwrap());
+    assert_eq!(colour.get().await.unwrap(), again);
+    assert!(colour.compare_and_set(&again, &text("blue")).await.unwrap());
+    // Nor is there anything to exchange where nothing is.
+    colour.config().delete().await.unwrap();
+    assert!(
+        !colour
+            .compare_and_set(&again, &text("green"))
+            .await
+            .unwrap()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_holder_has_a_lease_until_its_end() {
     let server = server().await;
     let relay = Relay::start(server.address()).await;

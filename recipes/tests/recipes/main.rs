@@ -17,6 +17,7 @@ mod items;
 mod lock;
 mod locks;
 mod name_service;
+mod numbers;
 mod partitioner;
 mod relay;
 mod rwlock;
