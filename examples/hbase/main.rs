@@ -19,7 +19,7 @@ mod view;
 
 use std::collections::BTreeMap;
 use std::env;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use clap::Parser;
 use fastrand::Rng;
 use quorate_examples::Failure;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, interval};
 
 use crate::proof::{Evidence, Moment};
@@ -51,9 +52,10 @@ struct Args {
     /// How many masters, of which one is active
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(2..=20))]
     masters: u16,
-    /// How long the script takes, at least: a blow every five seconds, and every kind of them once
-    #[arg(long, value_name = "SECONDS", default_value_t = 25)]
-    seconds: u64,
+    /// How long the script takes, or longer where it must: it has a blow for every five seconds, and
+    /// five at least
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=86400))]
+    seconds: u32,
     /// Leaves it to the user to kill, by keys
     #[arg(long, visible_alias = "keys")]
     interactive: bool,
@@ -97,13 +99,16 @@ impl Blow {
     }
 }
 
-/// Between two blows of the script.
-const ACT: Duration = Duration::from_secs(5);
+/// Seconds between two blows of the script.
+const ACT: u32 = 5;
+/// What the user presses.
+type Keys = UnboundedReceiver<char>;
+
 /// Between two pictures.
 const FRAME: Duration = Duration::from_millis(100);
-const INTERACTIVE: &str = " kill: r region server, m active master, l leader │ p pause a region \
-                           server │ b bring all back │ q end and prove";
-const SCRIPTED: &str = " Ctrl-C ends it";
+const INTERACTIVE: &str = "kill: r region server, m master, l leader │ p pause a region server │ \
+                           b bring all back │ q prove";
+const SCRIPTED: &str = "Ctrl-C ends it";
 
 fn main() -> ExitCode {
     let outcome = match env::args_os().nth(1) {
@@ -121,7 +126,8 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("{error}");
+            // Nobody is there to be told that nobody listens.
+            let _ = writeln!(io::stderr(), "{error}");
             ExitCode::FAILURE
         }
     }
@@ -139,8 +145,9 @@ async fn run(args: Args) -> Result<bool, Failure> {
     } else {
         SCRIPTED
     })?;
+    let keys = view::has_terminal().then(view::keys);
     let outcome = tokio::select! {
-        outcome = play(&args, home, &chronicle) => outcome,
+        outcome = play(&args, home, &chronicle, keys) => outcome,
         outcome = show(&mut view, &chronicle) => outcome,
         outcome = interruption() => outcome,
     };
@@ -157,15 +164,20 @@ async fn run(args: Args) -> Result<bool, Failure> {
 }
 
 /// Runs the processes, and answers what they have noted.
-async fn play(args: &Args, home: PathBuf, chronicle: &Arc<Chronicle>) -> Result<Evidence, Failure> {
+async fn play(
+    args: &Args,
+    home: PathBuf,
+    chronicle: &Arc<Chronicle>,
+    keys: Option<Keys>,
+) -> Result<Evidence, Failure> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let mut rng = Rng::with_seed(seed);
     chronicle.tell(format_args!("victims are chosen by --seed {seed}"));
     let mut stage = Stage::start(args, home, Arc::clone(chronicle)).await?;
     chronicle.tell("every region is served");
-    match args.interactive {
-        true => follow_keys(&mut stage, &mut rng).await?,
-        false => follow_script(&mut stage, args, &mut rng).await?,
+    match keys {
+        Some(keys) if args.interactive => follow_keys(&mut stage, keys, &mut rng).await?,
+        _ => follow_script(&mut stage, args, &mut rng).await?,
     }
     let evidence = stage.bring_down_the_curtain().await?;
     chronicle.tell("everything is stopped, and all journals are read");
@@ -175,8 +187,8 @@ async fn play(args: &Args, home: PathBuf, chronicle: &Arc<Chronicle>) -> Result<
 
 /// Strikes as the script says, and each time waits until everybody is back.
 async fn follow_script(stage: &mut Stage, args: &Args, rng: &mut Rng) -> Result<(), Failure> {
-    let blows = (args.seconds / ACT.as_secs()).max(Blow::SCRIPT.len() as u64);
-    let mut acts = interval(ACT);
+    let blows = (args.seconds / ACT).max(Blow::SCRIPT.len() as u32);
+    let mut acts = interval(Duration::from_secs(args.seconds.into()) / blows);
     for blow in (0..blows)
         .zip(Blow::SCRIPT.iter().cycle())
         .map(|(_, blow)| *blow)
@@ -208,8 +220,7 @@ async fn follow_script(stage: &mut Stage, args: &Args, rng: &mut Rng) -> Result<
 }
 
 /// Does what the user wants, until that is the end.
-async fn follow_keys(stage: &mut Stage, rng: &mut Rng) -> Result<(), Failure> {
-    let mut keys = view::keys();
+async fn follow_keys(stage: &mut Stage, mut keys: Keys, rng: &mut Rng) -> Result<(), Failure> {
     while let Some(key) = keys.recv().await {
         let blow = match key {
             'r' => Blow::KillRegionServer,

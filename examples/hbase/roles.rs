@@ -1,7 +1,6 @@
 //! What the processes of the demo do: this program runs itself again, once for each of them.
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
 use std::fs;
 use std::io::{Read, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
@@ -19,7 +18,7 @@ use quorate_server::Server;
 use quorate_server::config::Source;
 use ratatui::crossterm::{cursor, execute, terminal};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
-use rustix::termios::{OptionalActions, isatty, tcgetattr, tcsetattr};
+use rustix::termios::{InputModes, LocalModes, OptionalActions, OutputModes, tcgetattr, tcsetattr};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -161,7 +160,10 @@ async fn be_master(post: &Post) -> Result<(), Failure> {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            error = master.run() => say(&format!("is no master any more: {error}")),
+            error = master.run() => match error.is_session_over() {
+                true => say("stands by again, since its session is over"),
+                false => return Err(error.into()),
+            },
             () = tell => {}
         }
     }
@@ -171,27 +173,32 @@ async fn be_master(post: &Post) -> Result<(), Failure> {
 async fn be_region_server(post: Post, shop: &Shop) -> Result<(), Failure> {
     let journal = Rc::new(Journal::create(&shop.journal)?);
     loop {
+        let data = connect(&post, DATA_SESSION).await?;
         let client = connect(&post, SESSION).await?;
         let cluster = Cluster::new(&client, &post.path);
         let worker = match Worker::join(&cluster, &WorkerInfo::new(&post.id)).await {
             Ok(worker) => worker,
-            // The session has come to an end meanwhile.
-            Err(Error::Lost { .. }) => continue,
+            // It stood still meanwhile.
+            Err(error) if error.is_session_over() || matches!(error, Error::Lost { .. }) => {
+                continue;
+            }
             Err(error) => return Err(error.into()),
         };
         let desk = Desk {
             id: post.id.clone(),
             cluster: post.path.clone(),
-            data: connect(&post, DATA_SESSION).await?,
+            data,
             journal: Rc::clone(&journal),
             pause: Duration::from_millis(shop.pause_ms),
             fencing: !shop.without_fencing,
             writes: AtomicU64::new(0),
         };
         let lost = attend(worker, Rc::new(desk)).await?;
-        say(&format!(
-            "is no region server any more, and joins again: {lost}"
-        ));
+        let why = match lost {
+            Error::Lost { reason, .. } => reason.to_string(),
+            error => error.to_string(),
+        };
+        say(&format!("joins again, since {why}"));
     }
 }
 
@@ -288,9 +295,11 @@ impl Desk {
                 Err(error) if error.is_transient() => note(asked, What::Unknown)?,
                 Err(error) => {
                     note(asked, What::Refused)?;
-                    let why = error
-                        .source()
-                        .map_or(error.to_string(), ToString::to_string);
+                    let why = match error {
+                        ClientError::Transaction { index: 0, .. } => "its session is over".into(),
+                        ClientError::Transaction { index: 1, .. } => "it is another's".into(),
+                        error => error.to_string(),
+                    };
                     let epoch = task.epoch();
                     say(&format!(
                         "{REFUSED} a write of {region} with token {epoch}: {why}"
@@ -350,14 +359,10 @@ fn take_care(home: &Path) -> Result<(), Failure> {
     ] {
         drop(signal(kind)?);
     }
-    let before = isatty(stdout()).then(|| tcgetattr(stdout())).transpose()?;
     let mut said = Vec::new();
     stdin().read_to_end(&mut said)?;
-    if said != FAREWELL
-        && let Some(before) = before
-    {
-        execute!(stdout(), terminal::LeaveAlternateScreen, cursor::Show)?;
-        tcsetattr(stdout(), OptionalActions::Now, &before)?;
+    if said != FAREWELL {
+        give_terminal_back();
     }
     // Processes that are being killed may still write.
     for _ in 0..100 {
@@ -367,4 +372,18 @@ fn take_care(home: &Path) -> Result<(), Failure> {
         thread::sleep(Duration::from_millis(10));
     }
     Ok(())
+}
+
+/// Undoes what a live view does to a terminal, should there be one.
+fn give_terminal_back() {
+    let Ok(mut modes) = tcgetattr(stdout()) else {
+        return;
+    };
+    modes.input_modes |= InputModes::ICRNL | InputModes::IXON;
+    modes.output_modes |= OutputModes::OPOST;
+    modes.local_modes |=
+        LocalModes::ECHO | LocalModes::ICANON | LocalModes::IEXTEN | LocalModes::ISIG;
+    // It may be what has gone first.
+    let _ = execute!(stdout(), terminal::LeaveAlternateScreen, cursor::Show);
+    let _ = tcsetattr(stdout(), OptionalActions::Now, &modes);
 }

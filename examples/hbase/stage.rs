@@ -185,13 +185,17 @@ impl Chronicle {
         self.scene.borrow()
     }
 
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Scene)) {
+        self.scene.send_modify(change);
+    }
+
     fn fail(&self, why: String) {
-        self.scene.send_modify(|scene| scene.failure = Some(why));
+        self.change(|scene| scene.failure = Some(why));
     }
 
     fn note_fate(&self, name: &str, kind: Kind, fate: Fate) {
         let key = (name.len(), name.to_owned());
-        self.scene.send_modify(|scene| {
+        self.change(|scene| {
             scene.cast.insert(key, (kind, fate));
         });
     }
@@ -326,6 +330,7 @@ impl Stage {
         Ok(())
     }
 
+    /// The names of all processes of these kinds, or of those with this fate.
     fn names(&self, kinds: &[Kind], fate: Option<Fate>) -> Vec<String> {
         let scene = self.chronicle.scene();
         let cast = scene.cast.iter().filter(|(_, (kind, found))| {
@@ -510,9 +515,10 @@ impl Stage {
             let (curtain, mut regions) = (now(), BTreeMap::new());
             for region in cluster.tasks().await?.into_keys() {
                 let path = region_path(&self.path, &region);
-                let (_, _, written) = self.client.get_data_watched(&path).await?;
+                let client = &self.client;
+                let (_, _, written) = client.retry(|| client.get_data_watched(&path)).await?;
                 written.await?;
-                let (data, stat) = self.client.get_data(&path).await?;
+                let (data, stat) = client.retry(|| client.get_data(&path)).await?;
                 let text = String::from_utf8_lossy(&data);
                 let epoch = text.split(' ').next().unwrap_or_default().parse()?;
                 let version = stat.version;
@@ -550,12 +556,11 @@ impl Stage {
             let Some(path) = paths.get(next).cloned() else {
                 break;
             };
-            for child in self.client.get_children(&path).await? {
-                paths.push(format!("{path}/{child}"));
-            }
+            // What is ephemeral may have gone by itself.
+            let children = self.client.get_children(&path).await.unwrap_or_default();
+            paths.extend(children.iter().map(|child| format!("{path}/{child}")));
         }
         for path in paths.iter().rev() {
-            // What is ephemeral may have gone by itself, or keeps its parents until it does.
             drop(self.client.delete(path, None).await);
         }
         Ok(self.client.close().await?)
@@ -624,7 +629,7 @@ async fn listen(
         chronicle.tell(format_args!("{name} {line}"));
         if line.starts_with(REFUSED) {
             let count = |scene: &mut Scene| *scene.refused.entry(name.clone()).or_default() += 1;
-            chronicle.scene.send_modify(count);
+            chronicle.change(count);
         }
     }
     if chronicle.fate(&name) != Some(Fate::Dead) {
@@ -638,9 +643,7 @@ async fn watch_cluster(chronicle: Arc<Chronicle>, cluster: Cluster) {
     let mut changes = cluster.observe();
     while let Some(overview) = changes.next().await {
         match overview {
-            Ok(overview) => chronicle
-                .scene
-                .send_modify(|scene| scene.overview = overview),
+            Ok(overview) => chronicle.change(|scene| scene.overview = overview),
             Err(error) => chronicle.fail(format!("the demo cannot see the cluster: {error}")),
         }
     }

@@ -1,6 +1,7 @@
 //! What is seen of the demo: a live view on a terminal, lines elsewhere.
 
 use std::io::{IsTerminal, Write, stdout};
+use std::mem;
 use std::thread;
 
 use quorate_examples::Failure;
@@ -14,7 +15,7 @@ use ratatui::{DefaultTerminal, Frame};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::sync::mpsc;
 
-use crate::proof::Moment;
+use crate::proof::{Moment, now};
 use crate::stage::{Chronicle, Fate, Kind, Scene};
 
 /// Region servers are told apart by these.
@@ -63,10 +64,18 @@ impl View {
 
     /// Gives the terminal back, and leaves the log on it.
     pub(crate) fn close(&mut self, chronicle: &Chronicle) {
-        if self.terminal.take().is_some() {
-            ratatui::restore();
-        }
+        self.restore();
         self.print(chronicle);
+    }
+
+    fn restore(&mut self) {
+        let Some(terminal) = self.terminal.take() else {
+            return;
+        };
+        if ratatui::try_restore().is_err() {
+            // It would complain, and there is no terminal any more to complain at.
+            mem::forget(terminal);
+        }
     }
 
     fn print(&mut self, chronicle: &Chronicle) {
@@ -80,9 +89,7 @@ impl View {
 
 impl Drop for View {
     fn drop(&mut self) {
-        if self.terminal.is_some() {
-            ratatui::restore();
-        }
+        self.restore();
     }
 }
 
@@ -113,13 +120,11 @@ pub(crate) fn keys() -> mpsc::UnboundedReceiver<char> {
                 continue;
             };
             let control = key.modifiers.contains(KeyModifiers::CONTROL);
-            let sent = match key.code {
-                KeyCode::Char('c') if control => kill_process(getpid(), Signal::INT).map_err(drop),
-                KeyCode::Char(key) => pressed.send(key).map_err(drop),
-                _ => Ok(()),
-            };
-            if sent.is_err() {
-                return;
+            // Without `--interactive` nobody listens to keys.
+            match key.code {
+                KeyCode::Char('c') if control => drop(kill_process(getpid(), Signal::INT)),
+                KeyCode::Char(key) => drop(pressed.send(key)),
+                _ => {}
             }
         }
     });
@@ -172,6 +177,7 @@ fn draw(frame: &mut Frame<'_>, chronicle: &Chronicle, hint: &str) {
         }
     });
     part(frame, log, "what happens", last.collect());
+    let hint = stamped(chronicle.start, now(), &format!("│ {hint}"));
     frame.render_widget(Line::from(hint).dim(), below);
 }
 
@@ -252,4 +258,62 @@ fn colour(scene: &Scene, name: &str) -> Color {
         .cast(Kind::RegionServer)
         .position(|(it, _)| it == name);
     COLOURS[place.unwrap_or(0) % COLOURS.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use quorate_recipes::coordination::WorkerInfo;
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    use super::*;
+
+    /// `rs1` serves r01, `rs2` is dead and still has r02.
+    fn scene(scene: &mut Scene) {
+        let cast = [
+            ("s1", Kind::Server, Fate::Up),
+            ("m1", Kind::Master, Fate::Paused),
+            ("m2", Kind::Master, Fate::Up),
+            ("rs1", Kind::RegionServer, Fate::Up),
+            ("rs2", Kind::RegionServer, Fate::Dead),
+        ];
+        for (name, kind, fate) in cast {
+            let key = (name.len(), name.to_owned());
+            scene.cast.insert(key, (kind, fate));
+        }
+        let server = ("s1".to_owned(), "leader".to_owned());
+        scene.servers = BTreeMap::from([server]);
+        scene.overview.masters = vec!["m2".to_owned(), "m1".to_owned()];
+        for (region, id, state) in [("r01", "rs1", "open"), ("r02", "rs2", "opening")] {
+            let mut info = WorkerInfo::new(id);
+            info.load = 40;
+            scene.overview.workers.insert(id.to_owned(), info);
+            let task = format!(r#"{{"state":"{state}","worker":"{id}","epoch":3}}"#);
+            let task = serde_json::from_str(&task).unwrap();
+            scene.overview.tasks.insert(region.to_owned(), task);
+        }
+    }
+
+    #[test]
+    fn who_serves_what_is_seen() {
+        let chronicle = Chronicle::new();
+        chronicle.change(scene);
+        chronicle.tell("rs2 is killed");
+        let mut terminal = Terminal::new(TestBackend::new(78, 12)).unwrap();
+        terminal
+            .draw(|frame| draw(frame, &chronicle, "no keys"))
+            .unwrap();
+        let picture = terminal.backend().to_string();
+        for part in [
+            "│ s1   leader        ││ m1   paused        ││ rs1  ■ 1 regions, 40 writes/s",
+            "││ m2   active        ││ rs2  dead",
+            "│ r01 rs1 #3    r02 — #3 ",
+            "│  0.00 s  rs2 is killed",
+            " s  │ no keys",
+        ] {
+            assert!(picture.contains(part), "{part}\n{picture}");
+        }
+    }
 }
