@@ -32,7 +32,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, interval};
 
-use crate::proof::{Evidence, Moment};
+use crate::proof::Evidence;
 use crate::stage::{Chronicle, Kind, Scene, Stage};
 use crate::view::{View, say, stamped};
 
@@ -299,11 +299,12 @@ async fn interruption() -> Result<Evidence, Failure> {
 /// Tells the longest time without a write to a region, for each kind of blow.
 fn tell_gaps(chronicle: &Chronicle, evidence: &Evidence) {
     let lines = chronicle.lines().into_iter();
-    let blows: Vec<(Moment, &str)> = lines.filter_map(|it| Some((it.at, it.blow?))).collect();
-    let moments: Vec<Moment> = blows.iter().map(|(at, _)| *at).collect();
+    let blows = lines.filter_map(|line| Some((line.at, line.blow?)));
+    let (spans, blows): (Vec<_>, Vec<_>) =
+        blows.map(|(at, (blow, done))| ((at, done), blow)).unzip();
     let mut longest = BTreeMap::new();
-    for ((_, blow), gap) in blows.iter().zip(evidence.gaps(&moments)) {
-        let known = longest.entry(*blow).or_insert_with(|| gap.clone());
+    for (blow, gap) in blows.into_iter().zip(evidence.gaps(&spans)) {
+        let known = longest.entry(blow).or_insert_with(|| gap.clone());
         *known = gap.max(known.clone());
     }
     say("\nThe longest time without a write to a region, when");

@@ -253,15 +253,15 @@ impl Evidence {
     }
 
     /// The longest time in which a region had no write, for each of `events` that it can be blamed
-    /// on, with the region.
-    pub(crate) fn gaps(&self, events: &[Moment]) -> Vec<(Moment, String)> {
+    /// on, with the region. Each event has a beginning and an end.
+    pub(crate) fn gaps(&self, events: &[(Moment, Moment)]) -> Vec<(Moment, String)> {
         let mut longest = vec![(0, String::new()); events.len()];
         for region in self.regions.keys() {
             for pair in self.writes(region).windows(2) {
                 let (from, to) = (pair[0].asked, pair[1].answered);
                 // The first event within; else what went before has its effect still.
-                let first = events.partition_point(|event| *event < from);
-                let within = events.get(first).is_some_and(|event| *event <= to);
+                let first = events.partition_point(|(_, end)| *end < from);
+                let within = events.get(first).is_some_and(|(begin, _)| *begin <= to);
                 let Some(blamed) = (first + usize::from(within)).checked_sub(1) else {
                     continue;
                 };
@@ -470,9 +470,10 @@ mod tests {
 
     #[test]
     fn gaps_belong_to_what_happened_first_in_them_or_last_before() {
-        let gaps = evidence().gaps(&[5, 30, 55, 65]);
+        let gaps = evidence().gaps(&[(5, 12), (22, 30), (55, 55), (65, 66)]);
         let lengths: Vec<_> = gaps.iter().map(|(length, _)| *length).collect();
         assert_eq!(lengths, [11, 41, 0, 11]);
-        assert_eq!(evidence().gaps(&[200]), [(0, String::new())]);
+        assert_eq!(evidence().gaps(&[(5, 5)])[0].0, 41);
+        assert_eq!(evidence().gaps(&[(200, 200)]), [(0, String::new())]);
     }
 }

@@ -147,8 +147,8 @@ impl Scene {
 pub(crate) struct Line {
     pub(crate) at: Moment,
     pub(crate) text: String,
-    /// What kind of blow it was, if it was one.
-    pub(crate) blow: Option<&'static str>,
+    /// What kind of blow it was, if it was one, and when it was done.
+    pub(crate) blow: Option<(&'static str, Moment)>,
 }
 
 /// What happened, and how things stand; shared with whoever watches.
@@ -168,13 +168,15 @@ impl Chronicle {
         })
     }
 
-    fn add(&self, text: impl Display, blow: Option<&'static str>) {
-        let (at, text) = (now(), text.to_string());
+    pub(crate) fn tell(&self, text: impl Display) {
+        let (at, text, blow) = (now(), text.to_string(), None);
         self.lines_mut().push(Line { at, text, blow });
     }
 
-    pub(crate) fn tell(&self, text: impl Display) {
-        self.add(text, None);
+    /// As [`tell`](Chronicle::tell), of a blow that began then and has been done now.
+    fn tell_blow(&self, at: Moment, text: impl Display, blow: &'static str) {
+        let (text, blow) = (text.to_string(), Some((blow, now())));
+        self.lines_mut().push(Line { at, text, blow });
     }
 
     pub(crate) fn lines(&self) -> Vec<Line> {
@@ -383,10 +385,11 @@ impl Stage {
 
     /// Kills a process as `kill -9` does, and waits until it is dead.
     pub(crate) async fn kill(&mut self, name: &str, blow: &'static str) -> Result<(), Failure> {
-        let burden = self.burden(name);
-        self.chronicle
-            .add(format_args!("{name} is killed{burden}"), Some(blow));
-        self.end(name).await
+        let (began, burden) = (now(), self.burden(name));
+        self.end(name).await?;
+        let text = format_args!("{name} is killed{burden}");
+        self.chronicle.tell_blow(began, text, blow);
+        Ok(())
     }
 
     async fn end(&mut self, name: &str) -> Result<(), Failure> {
@@ -406,16 +409,17 @@ impl Stage {
 
     /// Lets a process stand still.
     pub(crate) fn pause(&mut self, name: &str, blow: &'static str) -> Result<(), Failure> {
-        let burden = self.burden(name);
-        self.chronicle
-            .add(format_args!("{name} is paused{burden}"), Some(blow));
-        self.signal(name, Signal::STOP, Fate::Paused)
+        let (began, burden) = (now(), self.burden(name));
+        self.signal(name, Signal::STOP, Fate::Paused)?;
+        let text = format_args!("{name} is paused{burden}");
+        self.chronicle.tell_blow(began, text, blow);
+        Ok(())
     }
 
     /// Lets a process that stands still go on.
     pub(crate) fn resume(&mut self, name: &str) -> Result<(), Failure> {
-        self.chronicle
-            .add(format_args!("{name} goes on"), Some(RETURN));
+        let text = format_args!("{name} goes on");
+        self.chronicle.tell_blow(now(), text, RETURN);
         self.signal(name, Signal::CONT, Fate::Up)
     }
 
@@ -457,8 +461,8 @@ impl Stage {
     /// Starts all that are dead, and lets those go on that stand still.
     pub(crate) fn revive(&mut self) -> Result<(), Failure> {
         for name in self.names(&ALL, Some(Fate::Dead)) {
-            self.chronicle
-                .add(format_args!("{name} is started again"), Some(RETURN));
+            let text = format_args!("{name} is started again");
+            self.chronicle.tell_blow(now(), text, RETURN);
             self.spawn(&name)?;
         }
         for name in self.names(&ALL, Some(Fate::Paused)) {
