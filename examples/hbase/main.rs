@@ -32,8 +32,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, interval};
 
-use crate::proof::Evidence;
-use crate::stage::{Chronicle, Kind, Scene, Stage};
+use crate::proof::{Event, Evidence};
+use crate::stage::{Chronicle, Kind, RETURN, Scene, Stage};
 use crate::view::{View, say, stamped};
 
 /// Masters and region servers on an ensemble, as processes that are killed, paused and started again.
@@ -300,10 +300,13 @@ async fn interruption() -> Result<Evidence, Failure> {
 fn tell_gaps(chronicle: &Chronicle, evidence: &Evidence) {
     let lines = chronicle.lines().into_iter();
     let blows = lines.filter_map(|line| Some((line.at, line.blow?)));
-    let (spans, blows): (Vec<_>, Vec<_>) =
-        blows.map(|(at, (blow, done))| ((at, done), blow)).unzip();
+    let event = |(begin, (blow, end))| {
+        let harms = blow != RETURN;
+        (Event { begin, end, harms }, blow)
+    };
+    let (events, blows): (Vec<_>, Vec<_>) = blows.map(event).unzip();
     let mut longest = BTreeMap::new();
-    for (blow, gap) in blows.into_iter().zip(evidence.gaps(&spans)) {
+    for (blow, gap) in blows.into_iter().zip(evidence.gaps(&events)) {
         let known = longest.entry(blow).or_insert_with(|| gap.clone());
         *known = gap.max(known.clone());
     }

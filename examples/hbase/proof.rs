@@ -115,6 +115,15 @@ pub(crate) struct Evidence {
     pub(crate) curtain: Moment,
 }
 
+/// Something that was done to a process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Event {
+    pub(crate) begin: Moment,
+    pub(crate) end: Moment,
+    /// Is it the worse for it?
+    pub(crate) harms: bool,
+}
+
 /// What was proved.
 #[derive(Debug, Default)]
 pub(crate) struct Proof {
@@ -253,25 +262,30 @@ impl Evidence {
     }
 
     /// The longest time in which a region had no write, for each of `events` that it can be blamed
-    /// on, with the region. Each event has a beginning and an end.
-    pub(crate) fn gaps(&self, events: &[(Moment, Moment)]) -> Vec<(Moment, String)> {
+    /// on, with the region.
+    pub(crate) fn gaps(&self, events: &[Event]) -> Vec<(Moment, String)> {
         let mut longest = vec![(0, String::new()); events.len()];
         for region in self.regions.keys() {
             for pair in self.writes(region).windows(2) {
                 let (from, to) = (pair[0].asked, pair[1].answered);
-                // The first event within; else what went before has its effect still.
-                let first = events.partition_point(|(_, end)| *end < from);
-                let within = events.get(first).is_some_and(|(begin, _)| *begin <= to);
-                let Some(blamed) = (first + usize::from(within)).checked_sub(1) else {
-                    continue;
-                };
-                if to - from > longest[blamed].0 {
+                if let Some(blamed) = blame(events, from, to)
+                    && to - from > longest[blamed].0
+                {
                     longest[blamed] = (to - from, region.clone());
                 }
             }
         }
         longest
     }
+}
+
+/// Which event had the consequence that there was no write in this time: the first in it that does
+/// harm, else the first in it, else the last before.
+fn blame(events: &[Event], from: Moment, to: Moment) -> Option<usize> {
+    let within = |event: &Event| event.begin <= to && event.end >= from;
+    let harm = events.iter().position(|event| event.harms && within(event));
+    harm.or_else(|| events.iter().position(within))
+        .or_else(|| events.iter().rposition(|event| event.end < from))
 }
 
 /// Later grants must begin after the end of earlier ones.
@@ -469,11 +483,19 @@ mod tests {
     }
 
     #[test]
-    fn gaps_belong_to_what_happened_first_in_them_or_last_before() {
-        let gaps = evidence().gaps(&[(5, 12), (22, 30), (55, 55), (65, 66)]);
-        let lengths: Vec<_> = gaps.iter().map(|(length, _)| *length).collect();
-        assert_eq!(lengths, [11, 41, 0, 11]);
-        assert_eq!(evidence().gaps(&[(5, 5)])[0].0, 41);
-        assert_eq!(evidence().gaps(&[(200, 200)]), [(0, String::new())]);
+    fn gaps_belong_to_the_harm_in_them_or_to_what_went_before() {
+        let event = |begin, end, harms| Event { begin, end, harms };
+        let lengths = |events: &[Event]| -> Vec<Moment> {
+            let gaps = evidence().gaps(events).into_iter();
+            gaps.map(|(length, _)| length).collect()
+        };
+        // The gaps are from 10 to 21, from 20 to 61, and from 60 to 71.
+        let harm = [(5, 12), (22, 30), (55, 55), (65, 66)];
+        let harm = harm.map(|(begin, end)| event(begin, end, true));
+        assert_eq!(lengths(&harm), [11, 41, 0, 11]);
+        let returns = [event(22, 22, false), event(23, 23, true)];
+        assert_eq!(lengths(&returns), [0, 41]);
+        assert_eq!(lengths(&[event(5, 5, false)]), [41]);
+        assert_eq!(lengths(&[event(200, 200, true)]), [0]);
     }
 }

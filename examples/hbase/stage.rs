@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const ANSWER: Duration = Duration::from_millis(300);
 const SERVERS: usize = 3;
 /// What the consequences are of when one comes back.
-const RETURN: &str = "one that comes back gets its share";
+pub(crate) const RETURN: &str = "one that comes back gets its share";
 const ALL: [Kind; 3] = [Kind::Server, Kind::Master, Kind::RegionServer];
 /// Those for whom the ensemble is.
 const PARTICIPANTS: [Kind; 2] = [Kind::Master, Kind::RegionServer];
