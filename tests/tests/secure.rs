@@ -1,5 +1,9 @@
 //! Our client's TLS and SASL against Apache ZooKeeper's server.
 #![cfg(feature = "peers")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers as well"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@ mod console;
 mod format;
 mod interactive;
 mod quota;
+mod secure;
 mod shell;
 mod watches;
 mod words;
@@ -22,6 +23,8 @@ use tokio::runtime::{self, Runtime};
 use tracing_subscriber::EnvFilter;
 
 use console::Console;
+use quorate_client::Client;
+use secure::SecureArgs;
 use shell::{Settings, Shell};
 
 /// A shell for Quorate, and for any server of the ZooKeeper protocol.
@@ -51,6 +54,8 @@ struct Options {
     /// How results are printed.
     #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
     output: OutputFormat,
+    #[command(flatten)]
+    secure: SecureArgs,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -80,6 +85,7 @@ Examples:
   quorate-cli get /greeting
   quorate-cli --output json get -s /greeting    for programs
   quorate-cli < commands.txt                    a script
+  quorate-cli --server zk1:2281 --tls-ca ca.pem ls /
   quorate-cli bench --reads 90                  a load test; see bench --help
 
 Exit codes: 0 success, 1 the command failed or makes no sense, 127 there is no such command.
@@ -156,7 +162,14 @@ fn with_long_options(args: impl Iterator<Item = OsString>) -> impl Iterator<Item
 fn takes_value(option: &str) -> bool {
     matches!(
         option.trim_start_matches('-'),
-        "server" | "timeout" | "output"
+        "server"
+            | "timeout"
+            | "output"
+            | "tls-ca"
+            | "tls-cert"
+            | "tls-key"
+            | "sasl-user"
+            | "sasl-password-file"
     ) && option.starts_with('-')
 }
 
@@ -176,10 +189,14 @@ fn with_shell(
         .worker_threads(1)
         .enable_all()
         .build()?;
+    let session_timeout = Duration::from_millis(u64::from(options.timeout));
+    let client = Client::builder()
+        .session_timeout(session_timeout)
+        .read_only(options.read_only);
     let settings = Settings {
         servers: options.server.clone(),
-        session_timeout: Duration::from_millis(u64::from(options.timeout)),
-        read_only: options.read_only,
+        session_timeout,
+        client: options.secure.apply(client)?,
     };
     let _context = runtime.enter();
     let mut shell = Shell::new(settings, Console::new(options.output));
@@ -235,6 +252,9 @@ mod tests {
 
     #[test]
     fn what_stands_behind_the_command_is_its_own() {
+        let options = parsed("--tls-ca ca.pem -timeout 5 ls -server");
+        assert_eq!(options.timeout, 5);
+        assert!(options.secure.tls().is_some());
         let options = parsed("--output json create /server -server");
         assert_eq!(options.output, OutputFormat::Json);
         let Some(Command::Shell(words)) = options.command else {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use quorate_client::{Client, Error, ErrorCode, State, path};
+use quorate_client::{Client, ClientBuilder, Error, ErrorCode, State, path};
 use serde_json::{Value, json};
 use thiserror::Error as ThisError;
 use tokio::time::timeout;
@@ -173,7 +173,8 @@ pub(crate) struct Settings {
     /// The connect string.
     pub(crate) servers: String,
     pub(crate) session_timeout: Duration,
-    pub(crate) read_only: bool,
+    /// Everything else.
+    pub(crate) client: ClientBuilder,
 }
 
 /// The shell's connection, shared with the prompt and with completion.
@@ -241,7 +242,12 @@ impl Shell {
             Some(client) => client,
             None if self.closed => return Err(Failure::NotConnected),
             None => {
-                let client = self.builder().connect(&self.settings.servers).await?;
+                let client = self
+                    .settings
+                    .client
+                    .clone()
+                    .connect(&self.settings.servers)
+                    .await?;
                 self.adopt(client.clone());
                 client
             }
@@ -265,7 +271,11 @@ impl Shell {
         // Long enough for a server that is up, so that the next prompt shows the connection.
         const PATIENCE: Duration = Duration::from_secs(1);
         self.close().await;
-        let client = self.builder().connect_lazy(&self.settings.servers)?;
+        let client = self
+            .settings
+            .client
+            .clone()
+            .connect_lazy(&self.settings.servers)?;
         self.adopt(client.clone());
         // Whatever comes of it is an event, or the answer to the next command.
         let _ = timeout(PATIENCE, client.connected()).await;
@@ -286,12 +296,6 @@ impl Shell {
         self.closed = false;
         self.watches.follow_session(&client);
         self.link.set(Some(client));
-    }
-
-    fn builder(&self) -> quorate_client::ClientBuilder {
-        Client::builder()
-            .session_timeout(self.settings.session_timeout)
-            .read_only(self.settings.read_only)
     }
 
     /// Runs a line of a shell or script.
