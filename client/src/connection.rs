@@ -7,13 +7,14 @@ use std::task::{Context, Poll, ready};
 
 use quorate_proto::jute::{Decode, Encode};
 use quorate_proto::{
-    AuthPacket, ErrorCode, OpCode, PathRecord, SetWatches, WatchRequest as WatchRecord,
-    WatcherEvent, WatcherType, xid,
+    AuthPacket, ErrorCode, OpCode, PathRecord, ReplyHeader, SetWatches,
+    WatchRequest as WatchRecord, WatcherEvent, WatcherType, xid,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::driver::Credential;
+use crate::meter::Meter;
 use crate::reconnect::Rhythm;
 use crate::registry::{Registry, Removal};
 use crate::request::{self, Answer, Failure, Request, WatchRequest};
@@ -284,7 +285,11 @@ impl Connection {
             .pop_front_if(|request| request.xid == frame.header.xid)
             .ok_or_else(|| unexpected(&frame))?;
         status.saw_zxid(frame.header.zxid);
-        let code = frame.header.err;
+        let ReplyHeader {
+            xid,
+            zxid,
+            err: code,
+        } = frame.header;
         match expected.role {
             Role::Respond {
                 respond,
@@ -295,13 +300,22 @@ impl Connection {
                 if let Some(watch) = watch {
                     self.settle(operation, code, &watch, registry);
                 }
+                let took = self
+                    .last_received
+                    .saturating_duration_since(expected.sent_at);
+                status.meter.answered(operation, code, took);
                 let body = frame.body;
                 let code = match self.synced {
                     failed if synced && failed != ErrorCode::OK => failed,
                     _ => code,
                 };
                 // The caller may have given up the wait.
-                let _ = respond.send(Ok(Answer { code, body }));
+                let _ = respond.send(Ok(Answer {
+                    xid,
+                    zxid,
+                    code,
+                    body,
+                }));
             }
             Role::Sync => self.synced = code,
             Role::Removal(removal) => self.removed(removal, code, registry),
@@ -377,10 +391,14 @@ impl Connection {
     }
 
     /// The connection is lost: tells every request whether it had left.
-    pub(crate) fn fail(self) {
+    pub(crate) fn fail(self, meter: &Meter) {
         let sent = self.wire.sent();
         for request in self.in_flight {
-            if let Role::Respond { respond, .. } = request.role {
+            if let Role::Respond {
+                respond, operation, ..
+            } = request.role
+            {
+                meter.unanswered(operation);
                 let sent = request.end <= sent;
                 let _ = respond.send(Err(Failure::Lost { sent }));
             }

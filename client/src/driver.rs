@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use quorate_proto::{ErrorCode, OpCode};
+use quorate_proto::{ErrorCode, OpCode, xid};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
@@ -18,6 +18,7 @@ use crate::connect_string::Server;
 use crate::connection::{Connection, Received};
 use crate::dial::{Attach, Attached, Refused, dial};
 use crate::error::Error;
+use crate::meter::Levels;
 use crate::probe::{self, Found};
 use crate::reconnect::{Decision, History, Rhythm, decide};
 use crate::registry::{Registry, Removal};
@@ -180,11 +181,14 @@ impl Driver {
                 Ok(connection) => connection,
                 Err(end) => break end,
             };
-            match poll_fn(|cx| self.poll_serve(&mut connection, cx)).await {
+            let served = poll_fn(|cx| self.poll_serve(&mut connection, cx)).await;
+            self.observe(&connection);
+            match served {
                 Ok(end) => {
                     // The state comes first, so that whoever is told of a failure finds it.
                     self.status.set_state(end.state());
-                    connection.fail();
+                    self.status.meter.disconnected(false);
+                    connection.fail(&self.status.meter);
                     break end;
                 }
                 Err(error) => self.lose(connection, error),
@@ -229,6 +233,7 @@ impl Driver {
                 Err(Refused::Unreachable(error)) => {
                     debug!(%server, %error, "cannot connect");
                     self.failures = self.failures.saturating_add(1);
+                    self.status.meter.attempt_failed();
                     self.status.failed(error);
                 }
             }
@@ -308,6 +313,7 @@ impl Driver {
             connection.send_auth(position, &identity.credential);
         }
         connection.send_watches(&mut self.registry, self.status.last_zxid());
+        self.status.meter.connected();
         let heartbeat = (!attached.read_only).then_some(attached.asked);
         self.status
             .attached(id, password, attached.timeout, heartbeat);
@@ -369,9 +375,20 @@ impl Driver {
                 return Poll::Ready(Ok(End::Left(Ok(()))));
             }
             if !moved {
+                self.observe(connection);
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Once for a batch, not for a request.
+    fn observe(&self, connection: &Connection) {
+        self.status.meter.observe(Levels {
+            in_flight: connection.in_flight(),
+            watches: self.registry.len(),
+            sent: connection.wire.sent(),
+            received: connection.wire.received(),
+        });
     }
 
     /// Moves requests from the queue into the output, as far as there is room.
@@ -482,8 +499,12 @@ impl Driver {
                 continue;
             };
             if let Some(respond) = identity.respond.take() {
-                let body = Bytes::new();
-                let _ = respond.send(Ok(Answer { code, body }));
+                let _ = respond.send(Ok(Answer {
+                    xid: xid::AUTH,
+                    zxid: 0,
+                    code,
+                    body: Bytes::new(),
+                }));
             }
             if code != ErrorCode::OK {
                 let scheme = &identity.credential.scheme;
@@ -516,14 +537,16 @@ impl Driver {
         self.search = None;
         self.status.set_server(None);
         self.registry.disconnected();
+        self.status.meter.disconnected(true);
         let is_idle = connection.is_idle();
-        connection.fail();
+        connection.fail(&self.status.meter);
         if is_idle {
             return;
         }
         for _ in 0..self.commands.len() {
             match self.commands.try_recv() {
                 Ok(Command::Request(request)) => {
+                    self.status.meter.unanswered(request.operation);
                     let _ = request.respond.send(Err(Failure::Lost { sent: false }));
                 }
                 // Every connection gets all credentials, so this one is not lost.
@@ -551,6 +574,10 @@ impl Driver {
             let _ = respond.send(Err(Failure::Ended(error.clone())));
         }
         self.registry.end(&error);
+        self.status.meter.observe(Levels::default());
+        if matches!(end, End::Expired) {
+            self.status.meter.expired();
+        }
         // What expired or was refused is over as well.
         let (closed, left) = match (end, self.farewell.begun) {
             (End::Left(closed), Some(Leave::Detach)) => (closed, Ok(())),

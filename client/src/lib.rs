@@ -35,6 +35,7 @@ mod driver;
 mod error;
 mod host;
 mod membership;
+mod meter;
 mod operations;
 mod probe;
 mod reconnect;

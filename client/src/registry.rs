@@ -48,6 +48,17 @@ pub(crate) struct Removal {
 }
 
 impl Registry {
+    /// How many znodes are watched, those watched in several ways counted for each.
+    pub(crate) fn len(&self) -> usize {
+        let tables = [
+            &self.data,
+            &self.children,
+            &self.persistent,
+            &self.recursive,
+        ];
+        tables.iter().map(|table| table.len()).sum()
+    }
+
     /// A request that may register a watch goes out.
     pub(crate) fn expect(&mut self, kind: WatchKind, path: &str) {
         let table = self.table(kind);

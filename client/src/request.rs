@@ -9,6 +9,7 @@ use bytes::Bytes;
 use quorate_proto::jute::{Decode, DecodeError, Encode};
 use quorate_proto::{ErrorCode, OpCode, RequestHeader, frame};
 use tokio::sync::oneshot;
+use tracing::{Span, debug_span, field};
 
 use crate::chroot::Chroot;
 use crate::error::Error;
@@ -37,6 +38,8 @@ pub(crate) struct WatchRequest {
 /// What a server answered.
 #[derive(Clone)]
 pub(crate) struct Answer {
+    pub(crate) xid: i32,
+    pub(crate) zxid: i64,
     pub(crate) code: ErrorCode,
     /// Empty unless the code is [`ErrorCode::OK`].
     pub(crate) body: Bytes,
@@ -130,6 +133,19 @@ impl Subject {
         Error::from_code(code, self.operation, &self.path, self.status.session_id())
     }
 
+    /// Is off unless somebody asks for it; then the operation shows up with its outcome.
+    fn span(&self) -> Span {
+        debug_span!(
+            target: "quorate_client::request",
+            "request",
+            operation = ?self.operation,
+            path = self.path,
+            xid = field::Empty,
+            zxid = field::Empty,
+            outcome = field::Empty,
+        )
+    }
+
     /// The error for the lack of an answer.
     fn failure(&self, failure: Failure) -> Error {
         match failure {
@@ -187,6 +203,8 @@ pub struct Reply<T> {
     subject: Subject,
     decode: Decoder<T>,
     subscription: Option<Subscription>,
+    /// From the call until the reply is taken or given up.
+    span: Span,
 }
 
 enum Wait {
@@ -204,6 +222,7 @@ impl<T> Reply<T> {
     ) -> Self {
         Reply {
             state: Wait::Answer(receiver),
+            span: subject.span(),
             subject,
             decode,
             subscription,
@@ -213,6 +232,7 @@ impl<T> Reply<T> {
     pub(crate) fn refused(error: Error, subject: Subject, decode: Decoder<T>) -> Self {
         Reply {
             state: Wait::Refused(Some(error)),
+            span: subject.span(),
             subject,
             decode,
             subscription: None,
@@ -227,17 +247,29 @@ impl<T> Future for Reply<T> {
         let this = &mut *self;
         let answer = match &mut this.state {
             Wait::Refused(error) => {
-                return Poll::Ready(Err(error.take().unwrap_or(Error::Closed)));
+                let error = error.take().unwrap_or(Error::Closed);
+                this.span.record("outcome", field::display(&error));
+                return Poll::Ready(Err(error));
             }
             Wait::Answer(receiver) => ready!(Pin::new(receiver).poll(cx)),
         };
         // The task answers every request before it ends, unless the runtime stops under it.
         let answer = answer.unwrap_or(Err(Failure::Lost { sent: true }));
         let subscription = this.subscription.take();
-        Poll::Ready(match answer {
-            Ok(answer) => (this.decode)(&this.subject, &answer, subscription),
+        let outcome = match answer {
+            Ok(answer) => {
+                this.span.record("xid", answer.xid);
+                this.span
+                    .record("zxid", field::display(format_args!("{:#x}", answer.zxid)));
+                (this.decode)(&this.subject, &answer, subscription)
+            }
             Err(failure) => Err(this.subject.failure(failure)),
-        })
+        };
+        match &outcome {
+            Ok(_) => this.span.record("outcome", "ok"),
+            Err(error) => this.span.record("outcome", field::display(error)),
+        };
+        Poll::Ready(outcome)
     }
 }
 

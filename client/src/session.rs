@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::Error;
+use crate::meter::Meter;
 use crate::state::State;
 
 /// Identifies a session within an ensemble; printed in hexadecimal, as servers do.
@@ -107,6 +108,7 @@ pub(crate) struct Status {
     /// Written once for a batch of replies.
     live: Mutex<Live>,
     last_zxid: AtomicI64,
+    pub(crate) meter: Meter,
 }
 
 #[derive(Debug)]
@@ -126,6 +128,7 @@ impl Status {
         Status {
             state: watch::Sender::new(State::Connecting),
             last_zxid: AtomicI64::new(saved.as_ref().map_or(0, |s| s.last_zxid)),
+            meter: Meter::default(),
             live: Mutex::new(Live {
                 session: saved,
                 server: None,

@@ -32,6 +32,8 @@ pub(crate) struct Wire<S> {
     flushed: usize,
     /// Bytes that have left over the life of the connection.
     sent: u64,
+    /// Bytes that have come over the life of the connection.
+    received: u64,
 }
 
 /// A reply or a notification.
@@ -48,6 +50,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             output: Vec::new(),
             flushed: 0,
             sent: 0,
+            received: 0,
         }
     }
 
@@ -69,6 +72,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Bytes that have left over the life of the connection.
     pub(crate) fn sent(&self) -> u64 {
         self.sent
+    }
+
+    /// Bytes that have come over the life of the connection.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
     }
 
     /// Sends some of the output; pending when there is none.
@@ -111,7 +119,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 io::ErrorKind::UnexpectedEof,
                 "the server closed the connection",
             ))),
-            _ => Poll::Ready(Ok(())),
+            read => {
+                self.received += read as u64;
+                Poll::Ready(Ok(()))
+            }
         }
     }
 
