@@ -88,7 +88,12 @@ impl TlsOptions {
         self
     }
 
-    fn load(&self) -> Result<ClientConfig, Error> {
+    /// The configuration that the files make now, for other uses of the same keys.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TlsFile`].
+    pub fn config(&self) -> Result<ClientConfig, Error> {
         let roots = Arc::new(self.load_authorities()?);
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -167,7 +172,7 @@ impl Tls {
     /// Are the files there, and what they should be?
     pub(crate) fn check(&self) -> Result<(), Error> {
         match self {
-            Tls::Files(options) => options.load().map(drop),
+            Tls::Files(options) => options.config().map(drop),
             Tls::Config(_) => Ok(()),
         }
     }
@@ -176,7 +181,7 @@ impl Tls {
         match self {
             Tls::Files(options) => {
                 let options = options.clone();
-                let loaded = spawn_blocking(move || options.load()).await?;
+                let loaded = spawn_blocking(move || options.config()).await?;
                 loaded.map(Arc::new).map_err(io::Error::other)
             }
             Tls::Config(config) => Ok(Arc::clone(config)),

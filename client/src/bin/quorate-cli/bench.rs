@@ -6,6 +6,7 @@ mod connection;
 mod engine;
 mod report;
 mod requests;
+mod stream;
 mod usage;
 
 use std::io::{self, IsTerminal, Write};
@@ -22,8 +23,11 @@ use quorate_proto::ErrorCode;
 use thiserror::Error;
 
 use engine::{Engine, Goal, Shared, Tally};
+use quorate_client::TlsOptions;
+use quorate_client::rustls::pki_types::ServerName;
 use report::{Load, Measured, Report, Told};
 use requests::{Each, Layout, Mixed, Once, Work};
+use stream::Servers;
 use usage::{ProcessUsage, own_cpu};
 
 use crate::OutputFormat;
@@ -91,6 +95,8 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchError {
     #[error("cannot resolve {host:?}: {source}; give servers as HOST:PORT[,HOST:PORT…]")]
     Resolve { host: String, source: io::Error },
+    #[error("{0}")]
+    Tls(#[from] quorate_client::Error),
     #[error("cannot open a session with {server}: {source}")]
     Connect {
         server: SocketAddr,
@@ -121,6 +127,7 @@ pub(crate) enum BenchError {
 pub(crate) fn run(
     args: &BenchArgs,
     servers: &str,
+    tls: Option<&TlsOptions>,
     format: OutputFormat,
     out: &mut impl Write,
 ) -> Result<(), BenchError> {
@@ -128,7 +135,7 @@ pub(crate) fn run(
         Some((hosts, chroot)) => (hosts, format!("/{chroot}")),
         None => (servers, String::new()),
     };
-    let mut bench = Bench::connect(args, resolve(hosts)?, &chroot)?;
+    let mut bench = Bench::connect(args, resolve(hosts, tls)?, &chroot)?;
     stop_on_interrupt(Arc::clone(&bench.shared))?;
     let result = bench.measure();
     let cleaned = if args.keep { Ok(()) } else { bench.clear() };
@@ -143,31 +150,38 @@ pub(crate) fn run(
 
 const DEFAULT_PORT: u16 = 2181;
 
-fn resolve(hosts: &str) -> Result<Vec<SocketAddr>, BenchError> {
-    let resolve_one = |host: &str| {
-        let with_port = match host.rsplit_once(':') {
-            Some((_, port)) if port.parse::<u16>().is_ok() => host.to_owned(),
-            _ => format!("{host}:{DEFAULT_PORT}"),
-        };
-        let unknown = || io::Error::other("the name has no address");
-        let found = with_port.to_socket_addrs();
-        found
-            .and_then(|mut all| all.next().ok_or_else(unknown))
-            .map_err(|source| BenchError::Resolve {
-                host: host.to_owned(),
-                source,
-            })
+fn resolve(hosts: &str, tls: Option<&TlsOptions>) -> Result<Servers, BenchError> {
+    let mut servers = Servers {
+        addresses: Vec::new(),
+        names: Vec::new(),
+        tls: tls.map(TlsOptions::config).transpose()?.map(Arc::new),
     };
-    hosts
-        .split(',')
-        .map(|host| resolve_one(host.trim()))
-        .collect()
+    for host in hosts.split(',').map(str::trim) {
+        let unknown = |source| BenchError::Resolve {
+            host: host.to_owned(),
+            source,
+        };
+        let (name, with_port) = match host.rsplit_once(':') {
+            Some((name, port)) if port.parse::<u16>().is_ok() => (name, host.to_owned()),
+            _ => (host, format!("{host}:{DEFAULT_PORT}")),
+        };
+        let address = with_port.to_socket_addrs().map_err(unknown)?.next();
+        let address =
+            address.ok_or_else(|| unknown(io::Error::other("the name has no address")))?;
+        servers.addresses.push(address);
+        if tls.is_some() {
+            let name = name.trim_matches(['[', ']']).to_owned();
+            let name = ServerName::try_from(name).map_err(|e| unknown(io::Error::other(e)))?;
+            servers.names.push(name);
+        }
+    }
+    Ok(servers)
 }
 
 /// A run: its connections, and what it has created.
 struct Bench<'a> {
     args: &'a BenchArgs,
-    servers: Vec<SocketAddr>,
+    servers: Arc<Servers>,
     engines: Vec<Engine>,
     layout: Layout,
     /// How much of the layout exists.
@@ -190,11 +204,7 @@ trait EncodeEach: Fn(&Layout, &[u8], usize, i32, &mut Vec<u8>) + Copy + Send {}
 impl<F: Fn(&Layout, &[u8], usize, i32, &mut Vec<u8>) + Copy + Send> EncodeEach for F {}
 
 impl<'a> Bench<'a> {
-    fn connect(
-        args: &'a BenchArgs,
-        servers: Vec<SocketAddr>,
-        chroot: &str,
-    ) -> Result<Self, BenchError> {
+    fn connect(args: &'a BenchArgs, servers: Servers, chroot: &str) -> Result<Self, BenchError> {
         // One more for the writer that the watchers wait for.
         let (connections, depth, threads) = match args.watchers {
             Some(watchers) => (usize::from(watchers) + 1, 1, 1),
@@ -204,6 +214,7 @@ impl<'a> Bench<'a> {
                 usize::from(args.threads.min(args.connections)),
             ),
         };
+        let servers = Arc::new(servers);
         let engines = shares(connections, threads)
             .map(|share| Engine::connect(&servers, share.start, share.len(), depth))
             .collect::<Result<_, _>>()?;
@@ -239,7 +250,7 @@ impl<'a> Bench<'a> {
             Measured::Mixed(self.measure_mixed()?)
         };
         Ok(Report {
-            servers: self.servers.clone(),
+            servers: self.servers.addresses.clone(),
             connections: self.engines.iter().map(Engine::connections).sum(),
             depth: usize::from(self.args.depth),
             threads: self.engines.len(),

@@ -175,7 +175,14 @@ fn takes_value(option: &str) -> bool {
 
 fn bench(args: &bench::BenchArgs, options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     let mut out = io::stdout().lock();
-    bench::run(args, &options.server, options.output, &mut out)?;
+    let tls = options.secure.tls();
+    bench::run(
+        args,
+        &options.server,
+        tls.as_ref(),
+        options.output,
+        &mut out,
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use quorate_proto::{
 
 use super::engine::{Gaps, Tally};
 use super::requests::{Kind, Work};
+use super::stream::{Servers, Stream};
 
 /// Asked of the server for every connection; long enough that an idle connection of a short run
 /// needs no heartbeats.
@@ -39,10 +39,10 @@ struct Flight {
 const HEAD: usize = frame::LENGTH_SIZE + ReplyHeader::MIN_SIZE;
 
 pub(super) struct Connection {
-    servers: Arc<[SocketAddr]>,
+    servers: Arc<Servers>,
     /// The one that this connection is to, as an index.
     server: usize,
-    stream: TcpStream,
+    stream: Stream<TcpStream>,
     link: Link,
     session: Session,
     /// Encoded requests; those before `written` are on their way.
@@ -80,17 +80,15 @@ struct Session {
 
 impl Connection {
     /// Connects to the server of that number and opens a session. Blocks.
-    pub(super) fn open(
-        servers: &Arc<[SocketAddr]>,
-        server: usize,
-        depth: usize,
-    ) -> io::Result<Self> {
-        let server = server % servers.len();
-        let mut stream = std::net::TcpStream::connect_timeout(&servers[server], SILENCE)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(SILENCE))?;
+    pub(super) fn open(servers: &Arc<Servers>, server: usize, depth: usize) -> io::Result<Self> {
+        let server = server % servers.addresses.len();
+        let socket = std::net::TcpStream::connect_timeout(&servers.addresses[server], SILENCE)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(SILENCE))?;
+        let mut stream = Stream::new(socket, servers, server)?;
         let mut session = Session::default();
         stream.write_all(&session.greeting())?;
+        stream.flush()?;
         let (mut answer, mut buffer) = (Vec::new(), [0; LONGEST_WELCOME]);
         loop {
             match stream.read(&mut buffer)? {
@@ -104,11 +102,11 @@ impl Connection {
         if session.id == 0 {
             return Err(io::Error::other("the server refused to open a session"));
         }
-        stream.set_nonblocking(true)?;
+        stream.socket.set_nonblocking(true)?;
         Ok(Connection {
             servers: Arc::clone(servers),
             server,
-            stream: TcpStream::from_std(stream),
+            stream: stream.map(TcpStream::from_std),
             link: Link::Up,
             session,
             out: Vec::new(),
@@ -122,8 +120,8 @@ impl Connection {
         })
     }
 
-    pub(super) fn stream(&mut self) -> &mut TcpStream {
-        &mut self.stream
+    pub(super) fn socket(&mut self) -> &mut TcpStream {
+        &mut self.stream.socket
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -171,6 +169,8 @@ impl Connection {
         }
         self.out.clear();
         self.written = 0;
+        // What does not leave now leaves with the next event of the socket.
+        let _ = self.stream.flush();
     }
 
     /// Reads all that has arrived and answers the moment at which it did.
@@ -185,7 +185,7 @@ impl Connection {
                     self.heard = now;
                     self.accept(&buffer[..n], now, tally);
                     // Less than was asked for is all there is; the next byte wakes the loop.
-                    if n < buffer.len() {
+                    if n < buffer.len() && !self.stream.holds_back() {
                         break;
                     }
                 }
@@ -271,7 +271,7 @@ impl Connection {
         if let Link::Joining(..) = self.link {
             return self.leave(Instant::now() + PAUSE);
         }
-        let server = self.servers[self.server];
+        let server = self.servers.addresses[self.server];
         self.link = Link::Broken(format!("connection to {server}: {reason}"));
     }
 
@@ -288,11 +288,11 @@ impl Connection {
     /// Gives up the server; the session will be presented to the next one at that moment.
     fn leave(&mut self, next_attempt: Instant) {
         // It may be gone already.
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        let _ = self.stream.socket.shutdown(std::net::Shutdown::Both);
         self.flights.clear();
         self.out.clear();
         (self.written, self.head_len, self.body_left) = (0, 0, 0);
-        self.server = (self.server + 1) % self.servers.len();
+        self.server = (self.server + 1) % self.servers.addresses.len();
         self.link = Link::Down(next_attempt);
     }
 
@@ -322,10 +322,10 @@ impl Connection {
         false
     }
 
-    fn dial(&self) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect(self.servers[self.server])?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    fn dial(&self) -> io::Result<Stream<TcpStream>> {
+        let socket = TcpStream::connect(self.servers.addresses[self.server])?;
+        socket.set_nodelay(true)?;
+        Stream::new(socket, &self.servers, self.server)
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use quorate_proto::{ErrorCode, OpCode};
 use super::BenchError;
 use super::connection::{Connection, SILENCE};
 use super::requests::{Kind, Once, Work, request};
+use super::stream::Servers;
 
 /// One read takes this much: the replies to many requests, yet little enough to stay in the cache.
 const READ_SIZE: usize = 64 * 1024;
@@ -184,23 +184,22 @@ impl Engine {
     /// Opens `count` connections, spread over `servers` beginning at `offset`, each of which
     /// keeps up to `depth` requests in flight.
     pub(super) fn connect(
-        servers: &[SocketAddr],
+        servers: &Arc<Servers>,
         offset: usize,
         count: usize,
         depth: usize,
     ) -> Result<Self, BenchError> {
         let poll = Poll::new()?;
-        let servers: Arc<[SocketAddr]> = servers.into();
         let mut connections = Vec::with_capacity(count);
         for index in 0..count {
             let server = offset + index;
-            let connection = Connection::open(&servers, server, depth);
+            let connection = Connection::open(servers, server, depth);
             let mut connection = connection.map_err(|source| BenchError::Connect {
-                server: servers[server % servers.len()],
+                server: servers.addresses[server % servers.addresses.len()],
                 source,
             })?;
             poll.registry()
-                .register(connection.stream(), Token(index), BOTH_WAYS)?;
+                .register(connection.socket(), Token(index), BOTH_WAYS)?;
             connections.push(connection);
         }
         Ok(Engine {
@@ -280,7 +279,7 @@ impl Engine {
     fn tend(&mut self, now: Instant, tally: &mut Tally) -> io::Result<()> {
         for (index, connection) in self.connections.iter_mut().enumerate() {
             if connection.tend(now) {
-                let (registry, stream) = (self.poll.registry(), connection.stream());
+                let (registry, stream) = (self.poll.registry(), connection.socket());
                 registry.register(stream, Token(index), BOTH_WAYS)?;
             }
             connection.settle(tally);
