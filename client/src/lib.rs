@@ -23,6 +23,57 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # TLS and SASL
+//!
+//! With the feature `tls`, [`ClientBuilder::tls`] secures every connection; [`TlsOptions`] says whom
+//! to trust. [`ClientBuilder::sasl_digest_md5`] proves to the servers who the client is, and to the
+//! client that the servers know the password:
+//!
+//! ```no_run
+//! # async fn demo(password: String) -> Result<(), quorate_client::Error> {
+//! use quorate_client::{Acl, Client, CreateMode, CreateOptions, Perms};
+//!
+//! let client = Client::builder()
+//!     .sasl_digest_md5("alice", password)
+//!     .connect("zk1:2181")
+//!     .await?;
+//! let acl = [Acl::new(Perms::ALL, "sasl", "alice")];
+//! let only_alice = CreateOptions::new(CreateMode::Persistent).acl(&acl);
+//! client.create("/alice", "", only_alice).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Metrics
+//!
+//! With the feature `metrics`, the client counts for the recorder of the crate of that name, which
+//! has to be installed before the client is built. Without the feature it counts nothing.
+//!
+//! | Name | Kind | Labels | What |
+//! |---|---|---|---|
+//! | `quorate_client_requests_total` | counter | `operation` | requests that were answered, or will never be |
+//! | `quorate_client_request_errors_total` | counter | `operation`, `code` | those answered with an error, or lost with their connection |
+//! | `quorate_client_request_seconds` | histogram | `operation` | from sending a request to its answer |
+//! | `quorate_client_requests_in_flight` | gauge | | requests sent and not answered |
+//! | `quorate_client_watches` | gauge | | watched znodes, for each kind of watch |
+//! | `quorate_client_connections` | gauge | | connections that stand |
+//! | `quorate_client_connections_made_total` | counter | | sessions taken by a server, the first time or again |
+//! | `quorate_client_connections_lost_total` | counter | | connections that ended before their session |
+//! | `quorate_client_connect_failures_total` | counter | | attempts to connect that failed |
+//! | `quorate_client_sessions_expired_total` | counter | | sessions that expired |
+//! | `quorate_client_sent_bytes_total` | counter | | bytes sent, before TLS |
+//! | `quorate_client_received_bytes_total` | counter | | bytes received, after TLS |
+//!
+//! Operations are named as [`OpCode`] names them, codes as [`ErrorCode::name`] does. Heartbeats and
+//! what restores a session on a new connection do not count as requests.
+//!
+//! # Spans
+//!
+//! Every operation is a span of `tracing` named `request`, of level `DEBUG` and with the target
+//! `quorate_client::request`, from the call until the [`Reply`] is taken or dropped. Its fields are
+//! `operation`, `path`, `xid`, `zxid` and `outcome`: `ok`, an error, or nothing where the reply was
+//! not waited for.
 
 mod builder;
 mod chroot;

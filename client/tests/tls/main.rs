@@ -344,3 +344,58 @@ async fn a_configuration_of_rustls_does_as_well() {
         .unwrap();
     client.exists("/").await.unwrap();
 }
+
+/// Runs `quorate-cli` and answers its exit code, output and errors.
+#[cfg(feature = "program")]
+async fn cli(args: &[&str]) -> (Option<i32>, String, String) {
+    let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_quorate-cli"));
+    program.args(args).env_remove("RUST_LOG").kill_on_drop(true);
+    let ran = within("the program", program.output()).await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (ran.status.code(), text(&ran.stdout), text(&ran.stderr))
+}
+
+#[cfg(feature = "program")]
+#[tokio::test]
+async fn the_program_speaks_tls_and_so_does_its_benchmark() {
+    let (_server, address) = server().await;
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let relay = Relay::start(address, &authority.issue(&["zk1"]), Some(&clients)).await;
+    let mine = clients.issue(&["alice"]);
+    let [ca, chain, key] = [&authority.file, &mine.chain, &mine.key].map(|f| f.to_str().unwrap());
+    let secure = [
+        "--server",
+        &relay.servers,
+        "--tls-ca",
+        ca,
+        "--tls-cert",
+        chain,
+        "--tls-key",
+        key,
+    ];
+    let any_host = [&secure[..], &["--tls-any-host"]].concat();
+    let (code, out, err) = cli(&[&any_host[..], &["ls", "/"]].concat()).await;
+    assert_eq!((code, out.as_str()), (Some(0), "[zookeeper]\n"), "{err}");
+    let load = [
+        "bench",
+        "--duration",
+        "1",
+        "--warmup",
+        "0",
+        "--connections",
+        "3",
+        "--nodes",
+        "50",
+    ];
+    let load = [&load[..], &["--reads", "50", "--output", "json"]].concat();
+    let (code, out, err) = cli(&[&any_host[..], &load].concat()).await;
+    assert_eq!(code, Some(0), "{err}");
+    assert!(!out.contains("\"operations\":0"), "{out}");
+
+    let (code, _, err) = cli(&[&secure[..], &load].concat()).await;
+    assert_eq!(code, Some(1));
+    assert_says(&err, &["not valid for name"]);
+    let (code, _, err) = cli(&["--tls-cert", chain, "ls", "/"]).await;
+    assert_ne!(code, Some(0));
+    assert_says(&err, &["--tls-ca", "--tls-key"]);
+}
