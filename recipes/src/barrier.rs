@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quorate_client::{Client, CreateMode, CreateOptions, Error as ClientError, path};
+use tracing::instrument;
 
 use crate::error::Error;
 use crate::guard::Guard;
@@ -126,6 +127,7 @@ impl Barrier {
     /// [`Error::Client`] when the session ends, and with what a server refuses.
     ///
     /// Cancel safe.
+    #[instrument(name = "Barrier::wait", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn wait(&self) -> Result<(), Error> {
         let Settings { client, path, .. } = &self.settings;
         if self.is_closed().await? {

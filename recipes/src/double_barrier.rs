@@ -9,6 +9,7 @@ use quorate_client::{
     Client, CreateMode, CreateOptions, Error as ClientError, EventKind, OneshotWatch, Stat,
 };
 use tokio::select;
+use tracing::instrument;
 
 use crate::error::Error;
 use crate::guard::Guard;
@@ -73,6 +74,7 @@ impl DoubleBarrier {
     /// ends, and with what a server refuses.
     ///
     /// Cancel safe: dropping the future leaves nothing behind, and this one is not counted.
+    #[instrument(name = "DoubleBarrier::enter", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn enter(&self) -> Result<Inside, Error> {
         let client = &self.settings.client;
         let ready = self.ready();

@@ -8,7 +8,7 @@ use async_stream::try_stream;
 use futures::Stream;
 use quorate_client::{Client, Error as ClientError};
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, instrument};
 
 use crate::error::Error;
 use crate::guard::Guard;
@@ -78,6 +78,7 @@ impl Election {
     /// As for [`Lock::acquire`](crate::Lock::acquire).
     ///
     /// Cancel safe: dropping the future ends the candidacy and leaves nothing behind.
+    #[instrument(name = "Election::campaign", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn campaign(&self) -> Result<Leadership, Error> {
         let guard = self.queue().acquire().await?;
         info!(path = self.path(), node = guard.node(), "leading");

@@ -7,6 +7,7 @@ use async_stream::stream;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use quorate_client::{Client, Error as ClientError};
+use tracing::instrument;
 
 use crate::cache::{Cache, CacheEvent};
 use crate::chance::unique;
@@ -118,6 +119,7 @@ impl<T: Payload> Group<T> {
     /// [`Error::Payload`]; [`Error::Client`] when the session ends, and with what a server refuses.
     ///
     /// Cancel safe: dropping the future leaves nothing behind.
+    #[instrument(name = "Group::join", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn join(&self, id: &str, payload: &T) -> Result<Membership<T>, Error> {
         let unique = unique(&self.settings.client).simple();
         let name = match (self.settings.layout, self.shallow) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::pending;
 use quorate_client::{Client, CreateMode, CreateOptions, Error as ClientError};
 use tokio::time::sleep;
-use tracing::{debug, warn};
+use tracing::{debug, instrument, warn};
 
 use crate::chance::{now, unique};
 use crate::changes::{children, look_synced};
@@ -252,6 +252,7 @@ impl<T: Payload> Items<T> {
     /// [`Lock::acquire`].
     ///
     /// Cancel safe: dropping the future leaves all items and nothing else.
+    #[instrument(name = "Items::take", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn take(&self) -> Result<Item<T>, Error> {
         loop {
             if let Some(item) = self.try_take().await? {
@@ -274,6 +275,7 @@ impl<T: Payload> Items<T> {
     /// As for [`take`](Items::take).
     ///
     /// Cancel safe as [`take`](Items::take).
+    #[instrument(name = "Items::try_take", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn try_take(&self) -> Result<Option<Item<T>>, Error> {
         let client = &self.settings.client;
         let claimed = list(client, &self.claims()).await?;

@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, Unit};
 use quorate_client::{Client, CreateMode, CreateOptions, Error as ClientError};
 use serde::{Deserialize, Serialize};
+use tracing::instrument;
 
 use crate::chance;
 use crate::changes::look_synced;
@@ -87,6 +88,7 @@ impl Lease {
     /// otherwise as for [`Lock::acquire`].
     ///
     /// Dropping the future gives up the wait only.
+    #[instrument(name = "Lease::obtain", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn obtain(&self, time: Duration) -> Result<bool, Error> {
         self.write(|term| {
             let now = chance::now(&self.settings.client);

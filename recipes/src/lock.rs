@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quorate_client::{Client, Error as ClientError};
+use tracing::instrument;
 
 use crate::error::Error;
 use crate::guard::{Guard, MultiGuard};
@@ -79,6 +80,7 @@ impl Lock {
     ///
     /// Cancel safe in this sense: dropping the future gives up the place in the queue and leaves
     /// nothing behind.
+    #[instrument(name = "Lock::acquire", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn acquire(&self) -> Result<Guard, Error> {
         self.queue().acquire().await
     }
@@ -103,6 +105,7 @@ impl Lock {
     ///
     /// Does not wait for other contenders, but for the servers; cancel safe as
     /// [`acquire`](Lock::acquire).
+    #[instrument(name = "Lock::try_acquire", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn try_acquire(&self) -> Result<Option<Guard>, Error> {
         self.queue().try_acquire().await
     }

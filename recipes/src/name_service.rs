@@ -12,7 +12,7 @@ use quorate_client::{Client, Error as ClientError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, instrument};
 use uuid::Uuid;
 
 use crate::cache::{Cache, CacheEvent, CachedNode};
@@ -219,6 +219,7 @@ impl NameService {
     /// As for [`Group::join`](crate::Group::join).
     ///
     /// Cancel safe: dropping the future leaves nothing behind.
+    #[instrument(name = "NameService::register", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn register<P: InstancePayload>(
         &self,
         instance: &Instance<P>,

@@ -8,6 +8,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use quorate_client::{Client, Error as ClientError};
 use tokio::sync::watch;
+use tracing::instrument;
 
 use crate::error::Error;
 use crate::group::{Group, Membership};
@@ -67,6 +68,7 @@ impl Partitioner {
     /// As for [`Group::join`].
     ///
     /// Cancel safe: dropping the future leaves nothing behind.
+    #[instrument(name = "Partitioner::join", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn join(&self, id: &str) -> Result<Share, Error> {
         let Settings {
             client, path, acl, ..

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use quorate_client::{Client, Error as ClientError, EventKind, SessionId, Stat};
 use tokio::time::timeout;
-use tracing::{Instrument, debug_span, warn};
+use tracing::warn;
 
 use crate::error::Error;
 use crate::guard::{FencingToken, Guard};
@@ -42,18 +42,14 @@ pub(crate) enum Turn {
 impl<'a> Queue<'a> {
     /// Waits until it is this contender's turn, behind everybody who came before.
     pub(crate) async fn acquire(self) -> Result<Guard, Error> {
-        let wait = async {
-            loop {
-                let place = self.enter().await?;
-                // A place whose znode has gone is taken anew, at the end.
-                let turn = place.turn().await?;
-                if let Some(guard) = place.wait(turn).await? {
-                    return Ok(guard);
-                }
+        loop {
+            let place = self.enter().await?;
+            // A place whose znode has gone is taken anew, at the end.
+            let turn = place.turn().await?;
+            if let Some(guard) = place.wait(turn).await? {
+                return Ok(guard);
             }
-        };
-        wait.instrument(debug_span!("acquire", path = self.0.path))
-            .await
+        }
     }
 
     /// As [`acquire`](Queue::acquire), if nobody has to be waited for.

@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use quorate_client::{Client, CreateMode};
+use tracing::instrument;
 
 use crate::chance::unique;
 use crate::error::Error;
@@ -71,6 +72,7 @@ impl RwLock {
     /// As for [`Lock::acquire`](crate::Lock::acquire).
     ///
     /// Cancel safe: dropping the future gives up the place and leaves nothing behind.
+    #[instrument(name = "RwLock::read", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn read(&self) -> Result<Guard, Error> {
         self.queue(Access::Read).acquire().await
     }
@@ -82,6 +84,7 @@ impl RwLock {
     /// As for [`Lock::acquire`](crate::Lock::acquire).
     ///
     /// Cancel safe: dropping the future gives up the place and leaves nothing behind.
+    #[instrument(name = "RwLock::write", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn write(&self) -> Result<WriteGuard, Error> {
         let guard = self.queue(Access::Write).acquire().await?;
         Ok(self.writing(guard))
@@ -110,6 +113,7 @@ impl RwLock {
     /// # Errors
     ///
     /// As for [`read`](RwLock::read).
+    #[instrument(name = "RwLock::try_read", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn try_read(&self) -> Result<Option<Guard>, Error> {
         self.queue(Access::Read).try_acquire().await
     }
@@ -119,6 +123,7 @@ impl RwLock {
     /// # Errors
     ///
     /// As for [`write`](RwLock::write).
+    #[instrument(name = "RwLock::try_write", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn try_write(&self) -> Result<Option<WriteGuard>, Error> {
         let guard = self.queue(Access::Write).try_acquire().await?;
         Ok(guard.map(|guard| self.writing(guard)))

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::future::select_all;
 use quorate_client::{Client, CreateMode, CreateOptions, Error as ClientError, OneshotWatch, path};
+use tracing::instrument;
 
 use crate::error::Error;
 use crate::guard::{Guard, MultiGuard};
@@ -79,6 +80,7 @@ impl Semaphore {
     /// permits.
     ///
     /// Cancel safe: dropping the future gives up the place in the line and leaves nothing behind.
+    #[instrument(name = "Semaphore::acquire", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn acquire(&self) -> Result<Guard, Error> {
         let mut guards = self.take(1).await?;
         guards.pop().ok_or_else(|| self.too_many(1, 0))
@@ -92,6 +94,7 @@ impl Semaphore {
     /// [`acquire`](Semaphore::acquire).
     ///
     /// Cancel safe as [`acquire`](Semaphore::acquire).
+    #[instrument(name = "Semaphore::acquire_many", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn acquire_many(&self, number: usize) -> Result<MultiGuard, Error> {
         self.take(number).await.map(MultiGuard::new)
     }
@@ -110,6 +113,7 @@ impl Semaphore {
     /// # Errors
     ///
     /// As for [`acquire`](Semaphore::acquire).
+    #[instrument(name = "Semaphore::try_acquire", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn try_acquire(&self) -> Result<Option<Guard>, Error> {
         self.check_setup(1).await?;
         let Some(turn) = self.line().try_acquire().await? else {

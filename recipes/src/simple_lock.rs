@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quorate_client::{Client, path};
+use tracing::instrument;
 
 use crate::chance::unique;
 use crate::error::Error;
@@ -59,6 +60,7 @@ impl SimpleLock {
     /// meanwhile, and with what else a server refuses.
     ///
     /// Cancel safe: dropping the future leaves nothing behind.
+    #[instrument(name = "SimpleLock::acquire", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn acquire(&self) -> Result<Guard, Error> {
         loop {
             if let Some(guard) = self.try_acquire().await? {
@@ -84,6 +86,7 @@ impl SimpleLock {
     /// As for [`acquire`](SimpleLock::acquire).
     ///
     /// Cancel safe as [`acquire`](SimpleLock::acquire).
+    #[instrument(name = "SimpleLock::try_acquire", level = "debug", skip_all, fields(path = self.path()))]
     pub async fn try_acquire(&self) -> Result<Option<Guard>, Error> {
         path::validate(self.path()).map_err(quorate_client::Error::from)?;
         let (parent, name) = self.path().rsplit_once('/').unwrap_or_default();

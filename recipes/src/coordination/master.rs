@@ -8,7 +8,7 @@ use futures::stream::select;
 use quorate_client::{CreateMode, CreateOptions, Error as ClientError};
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tracing::{debug, info};
+use tracing::{debug, info, instrument};
 
 use super::plan::{Step, plan};
 use super::{Cluster, STOP, Task, TaskState, read, values};
@@ -51,6 +51,7 @@ impl Master {
     /// that is not possible any more: it ends with the session, or if a server refuses.
     ///
     /// Cancel safe: dropping the future resigns, and leaves everything to the next master.
+    #[instrument(name = "Master::run", level = "debug", skip_all, fields(path = self.cluster.path()))]
     pub async fn run(&self) -> Error {
         loop {
             let leadership = match self.election.campaign().await {

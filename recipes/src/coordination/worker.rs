@@ -9,6 +9,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use quorate_client::{CreateMode, Error as ClientError};
 use tokio::sync::watch;
+use tracing::instrument;
 
 use super::{Cluster, STOP, Task, TaskState, WorkerInfo};
 use crate::cache::Cache;
@@ -59,6 +60,7 @@ impl Worker {
     /// As for [`Group::join`](crate::Group::join).
     ///
     /// Cancel safe: dropping the future leaves nothing behind.
+    #[instrument(name = "Worker::join", level = "debug", skip_all, fields(path = cluster.path()))]
     pub async fn join(cluster: &Cluster, info: &WorkerInfo) -> Result<Self, Error> {
         // Another one under the same id, such as the next life of this process, is another worker.
         let name = format!("{},{}", info.id, unique(cluster.client()).simple());

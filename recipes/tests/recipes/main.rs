@@ -23,4 +23,6 @@ mod relay;
 mod rwlock;
 mod semaphore;
 mod servers;
+mod spans;
 mod support;
+mod table;
