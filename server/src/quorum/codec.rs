@@ -61,6 +61,18 @@ pub(super) enum PacketError {
     Version(i32),
 }
 
+impl PacketError {
+    /// What is wrong, without the particulars.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            PacketError::TooLong { .. } => "too long",
+            PacketError::Malformed { .. } => "malformed",
+            PacketError::Stranger { .. } => "first packet",
+            PacketError::Version(_) => "version",
+        }
+    }
+}
+
 /// Appends a PROPOSAL.
 pub(super) fn encode_proposal(entry: &Entry, out: &mut Vec<u8>) {
     encode_parts(kind::PROPOSAL, entry.zxid, Some(&entry.bytes), out);

@@ -100,6 +100,11 @@ impl LinkSocket {
         });
     }
 
+    /// Who is at the other end, once that is known.
+    pub(super) fn peer(&self) -> Option<Sid> {
+        self.peer.get().copied()
+    }
+
     fn fill(&self, encode: impl FnOnce(&mut Vec<u8>)) {
         let mut outbox = self.outbox.lock();
         if !outbox.closing {

@@ -15,6 +15,7 @@ mod link;
 mod logger;
 mod port;
 mod ports;
+mod told;
 mod tree_stream;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ use self::disk::{DiskQueue, DiskWork};
 use self::election::ElectionPort;
 use self::link::{Flushed, LinkSocket};
 use self::logger::Logger;
+use self::told::Told;
 use crate::config::{Config, DynamicFiles, PeerType};
 use crate::error::ServerError;
 use crate::service::{End, Mode, Outlet, Phase, Service, Snapshots};
@@ -74,6 +76,8 @@ pub(crate) struct Quorum {
     /// Where learners are in the log that is read for them.
     cursors: Mutex<HashMap<Link, LogRange>>,
     faults: Faults,
+    /// Strangers that were refused.
+    told: Told,
     /// Where links have their tasks.
     runtime: Handle,
     next_link: AtomicU64,
@@ -199,6 +203,7 @@ impl Quorum {
                 storage,
                 cursors: Mutex::default(),
                 faults,
+                told: Told::default(),
                 runtime: Handle::current(),
                 next_link: AtomicU64::new(1),
                 clock: Instant::now(),
@@ -250,16 +255,24 @@ impl Quorum {
             return;
         }
         let has_heirs = async {
-            while self.leads() && self.core.lock().peer.synced().len() < 2 {
+            while self.leads() && self.is_followed() && self.core.lock().peer.synced().len() < 2 {
                 sleep(LOOK).await;
             }
         };
         let _ = timeout(SUCCESSION, has_heirs).await;
+        let is_followed = self.is_followed();
         self.hand_over(None);
         // The service outlives this.
         while self.leads() && mode.changed().await.is_ok() {}
+        if !is_followed {
+            return;
+        }
         let serves = mode.wait_for(|mode| !matches!(mode, Mode::Paused(_)));
         let _ = timeout(SUCCESSION, serves).await.map(drop);
+    }
+
+    fn is_followed(&self) -> bool {
+        self.core.lock().peer.is_followed()
     }
 
     fn leads(&self) -> bool {
@@ -439,10 +452,22 @@ impl Quorum {
     }
 
     fn close(&self, link: Link, reason: &'static str) {
-        if let Some(link) = self.wires.links.lock().remove(&link) {
-            tracing::info!(address = %link.address, reason, "closing a connection to another member");
-            link.close();
+        let Some(link) = self.wires.links.lock().remove(&link) else {
+            return;
+        };
+        let address = link.address;
+        if self.is_member(&link) || self.told.is_news(address.ip(), reason) {
+            tracing::info!(%address, reason, "closing a connection to another member");
         }
+        link.close();
+    }
+
+    /// Does a link say that it belongs to a member?
+    fn is_member(&self, link: &LinkSocket) -> bool {
+        let (committed, proposed) = self.members();
+        let mut members = proposed.iter().chain([&committed]);
+        let peer = link.peer();
+        peer.is_some_and(|sid| members.any(|members| members.members.servers.contains_key(&sid)))
     }
 
     /// Wakes the peer whenever it wants to be.

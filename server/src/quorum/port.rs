@@ -108,7 +108,11 @@ impl Quorum {
                 tracing::debug!(%address, %error, "a connection to another member is lost");
             }
             Err(fault) => {
-                tracing::warn!(%address, error = %fault, "closing a connection on the quorum port");
+                if self.is_member(&link) || self.told.is_news(address.ip(), fault.kind()) {
+                    tracing::warn!(
+                        %address, error = %fault, "closing a connection on the quorum port"
+                    );
+                }
             }
         }
         self.wires.links.lock().remove(&id);
@@ -204,4 +208,15 @@ pub(super) enum Fault {
     Packet(#[from] PacketError),
     #[error(transparent)]
     Tree(#[from] StorageError),
+}
+
+impl Fault {
+    /// What a stranger is told of once for.
+    fn kind(&self) -> &'static str {
+        match self {
+            Fault::Io(_) => "connection",
+            Fault::Packet(error) => error.kind(),
+            Fault::Tree(_) => "tree",
+        }
+    }
 }

@@ -329,7 +329,6 @@ impl Service {
     /// The server is over. Called behind the last thing that it writes.
     pub(crate) fn stopped(&self, cause: Option<ServerError>) {
         self.queue.lock().stop();
-        self.submit_job(Job::Stop);
         self.phase.send_if_modified(|phase| {
             // What came first is the cause of the rest.
             let first = !matches!(phase, Phase::Stopped(_));
@@ -338,6 +337,8 @@ impl Service {
             }
             first
         });
+        // The applier ends in good order by this, and says so here, too.
+        self.submit_job(Job::Stop);
         self.connections.close_all();
     }
 

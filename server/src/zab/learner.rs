@@ -37,6 +37,8 @@ pub(super) struct Learner {
     committed: i64,
     /// Acknowledgements, in the order in which they are to be sent.
     owed: VecDeque<Owed>,
+    /// It has asked for the whole tree.
+    wants_tree: bool,
     /// What came in while the log was being cut.
     held: Vec<Packet>,
     held_bytes: usize,
@@ -98,6 +100,7 @@ impl Learner {
             heard: own.now,
             committed: 0,
             owed: VecDeque::new(),
+            wants_tree: false,
             held: Vec::new(),
             held_bytes: 0,
             config: None,
@@ -224,10 +227,11 @@ impl Learner {
                 own.install(link);
                 Ok(())
             }
-            (Phase::Waiting, Packet::Diff { .. } | Packet::Truncate { .. }) if own.needs_tree => {
+            (Phase::Waiting, Packet::Diff { .. } | Packet::Truncate { .. }) if self.wants_tree => {
                 Over::because("the leader sends less than the whole tree, which is needed")
             }
             (Phase::Waiting, Packet::Diff { .. }) => {
+                own.needs_tree = false;
                 self.start_from(own.history.last());
                 Ok(())
             }
@@ -262,7 +266,8 @@ impl Learner {
             return;
         }
         // A promise is compared with the leader's history, so it has to tell the truth.
-        let last_zxid = match own.needs_tree && !counts {
+        self.wants_tree = own.needs_tree && !counts;
+        let last_zxid = match self.wants_tree {
             true => -1,
             false => own.last_zxid(),
         };
@@ -299,7 +304,7 @@ impl Learner {
             return Ok(());
         };
         let Some(last) = last else {
-            return Over::because("the log cannot be cut as far back as the leader wants");
+            return self.ask_for_tree("the log cannot be cut as far back as the leader wants");
         };
         self.after_cut(own, last, zxid)?;
         self.heard = own.now;
@@ -314,10 +319,19 @@ impl Learner {
     fn after_cut(&mut self, own: &mut Own, last: i64, zxid: i64) -> Turn {
         if last != zxid && (counter_of(zxid) != 0 || last > zxid) {
             own.needs_tree = true;
-            return Over::because("the log does not hold the transaction to go back to");
+            return self.ask_for_tree("the log does not hold the transaction to go back to");
         }
         self.start_from(last);
         Ok(())
+    }
+
+    /// Connects to the leader again: only who has promised its epoch before may ask for a tree.
+    fn ask_for_tree(&self, reason: &'static str) -> Turn {
+        Err(Over {
+            reason,
+            next: Some(self.leader),
+            handed_over: false,
+        })
     }
 
     fn hold(&mut self, packet: Packet) -> Turn {

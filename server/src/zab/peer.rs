@@ -94,6 +94,9 @@ struct Early {
 
 /// The usual pause before a search behind one that led to nothing.
 const PAUSE: Millis = 100;
+/// How long a member whom no quorum follows waits before it votes again, in times of what a search
+/// waits for a better vote.
+const MODESTY: Millis = 3;
 /// Connections that are kept while the member does not lead. An ensemble has 255 servers at most.
 const MAX_EARLY: usize = 255;
 
@@ -205,6 +208,11 @@ impl Peer {
     /// The committed configuration, and a newer one that is only proposed.
     pub fn membership(&self) -> (&Membership, Option<&Membership>) {
         (&self.own.committed, self.own.proposed.as_ref())
+    }
+
+    /// Is a voter connected to this leader, however far it has come?
+    pub fn is_followed(&self) -> bool {
+        matches!(&self.state, State::Leading(leader) if leader.is_followed(&self.own))
     }
 
     /// The followers of an active leader that have its whole history, but for what is on its way,
@@ -376,9 +384,13 @@ impl Peer {
         let now = self.own.now;
         // A leader that will not have this member is not asked again at once.
         let hasty = self.began.take().is_some_and(|began| now < began + PAUSE);
-        let until = match hasty && next.is_none() {
-            true => now + self.pause(),
-            false => now,
+        // One that hears nothing may be heard all the same, and would be elected again: it leaves it
+        // to the others to find another leader first.
+        let lonely = matches!(&self.state, State::Leading(leader) if leader.is_lonely(&self.own));
+        let until = match next {
+            None if lonely => now + MODESTY * self.own.settings.finalize_wait,
+            None if hasty => now + self.pause(),
+            _ => now,
         };
         match std::mem::replace(&mut self.state, State::Settling { next, until }) {
             State::Leading(mut leader) => leader.leave(&mut self.own, over.reason),

@@ -111,7 +111,7 @@ impl World {
             Z(zxid)
         );
         if self.net.wires.contains_key(&wire) {
-            self.checker.dumps(wire, zxid)?;
+            self.checker.dumps(wire, at, zxid)?;
             self.say(at, Input::SnapshotBegun { link, zxid });
             self.load(at, link, Load::Tree(None));
             self.dump(at, DumpFor::Learner(wire));

@@ -14,9 +14,9 @@ pub mod probe;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ use tokio::time::{sleep, timeout};
 use self::caller::{Caller, Word};
 use self::greeting::{Greeting, HostPort, Refusal};
 use super::faults::Faults;
+use super::told::Told;
 use crate::config::{Config, Member};
 use crate::zab::election::Notification;
 use crate::zab::{Input, Membership, Sid};
@@ -41,8 +42,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const MAX_UNNAMED: usize = 256;
 /// Servers in no configuration that are talked with at once.
 const MAX_STRANGERS: usize = 256;
-/// Refusals that are remembered, so that each is told once.
-const MAX_TOLD: usize = 1024;
 
 /// The election port of a member. Dropping it closes it.
 #[derive(Debug)]
@@ -70,7 +69,7 @@ struct Port {
     /// Where the tasks run: votes are sent by threads that belong to none.
     runtime: Handle,
     unnamed: Arc<Semaphore>,
-    told: Mutex<HashSet<(IpAddr, &'static str)>>,
+    told: Told,
 }
 
 /// The way to the task of another server.
@@ -120,7 +119,7 @@ impl ElectionPort {
             tasks: Mutex::default(),
             runtime: Handle::current(),
             unnamed: Arc::new(Semaphore::new(MAX_UNNAMED)),
-            told: Mutex::default(),
+            told: Told::default(),
         });
         let this = ElectionPort { port };
         this.set_members(committed, None);
@@ -261,11 +260,7 @@ impl Port {
 
     /// Says once for an address why it is refused.
     fn refuse(&self, address: SocketAddr, refusal: &Refusal) {
-        let mut told = self.told.lock();
-        if told.len() >= MAX_TOLD {
-            told.clear();
-        }
-        if told.insert((address.ip(), refusal.kind())) {
+        if self.told.is_news(address.ip(), refusal.kind()) {
             tracing::warn!(%address, "refused on the election port: {refusal}");
         }
     }

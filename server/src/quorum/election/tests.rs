@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::time::Instant;
 
 use proptest::prelude::*;
@@ -363,7 +364,7 @@ async fn strangers_are_refused_and_disturb_nobody() {
         stream.write_all(bytes).await.unwrap();
         await_closed(stream).await;
     }
-    let told = nodes[0].port.port.told.lock().len();
+    let told = nodes[0].port.port.told.count();
     assert_eq!(told, 4, "garbage, anonymous, own id and silence, once each");
     nodes[1].send(1, 2);
     assert_eq!(nodes[0].next_vote().await, (2, 2));

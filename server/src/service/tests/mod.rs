@@ -1,6 +1,7 @@
 //! Several services joined to an ensemble by a driver without a network, a disk or Zab: what one
 //! proposes is committed at once, or when the test says so.
 
+mod ending;
 mod hub;
 mod reconfig;
 mod roles;

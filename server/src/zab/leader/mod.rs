@@ -165,6 +165,14 @@ impl Leader {
         }
     }
 
+    /// Has it waited for a quorum in vain?
+    pub(super) fn is_lonely(&self, own: &Own) -> bool {
+        match self.is_active() {
+            true => self.lonely_beats > 1,
+            false => own.now >= self.until,
+        }
+    }
+
     /// Have enough voters come so far, the member itself included?
     fn is_supported(&self, own: &Own, stage: Stage) -> bool {
         self.has_quorum(own, |remote| remote.stage >= stage)
@@ -256,6 +264,12 @@ impl Leader {
         let learners = self.learners.values();
         let synced = learners.filter(|r| r.stage == Stage::Joined && !r.observer);
         synced.map(|r| r.sid).chain([own.id()]).collect()
+    }
+
+    /// Is a voter connected?
+    pub(super) fn is_followed(&self, own: &Own) -> bool {
+        let mut learners = self.learners.values();
+        learners.any(|r| r.stage > Stage::Connected && own.is_voter(r.sid))
     }
 
     pub(super) fn drained(&mut self, own: &mut Own, link: Link) {

@@ -42,6 +42,8 @@ pub(super) struct Cluster {
     pub(super) seen: Vec<(Sid, Packet)>,
     /// Members whose links say nothing of having sent what they were to send.
     pub(super) clogged: BTreeSet<Sid>,
+    /// Members that hear nothing of the others.
+    pub(super) deaf: BTreeSet<Sid>,
     /// How many votes were sent.
     pub(super) votes: usize,
     /// May the members be changed?
@@ -131,6 +133,7 @@ impl Cluster {
             plain: BTreeSet::new(),
             seen: Vec::new(),
             clogged: BTreeSet::new(),
+            deaf: BTreeSet::new(),
             votes: 0,
             reconfig: false,
         }
@@ -267,6 +270,10 @@ impl Cluster {
     }
 
     pub(super) fn step(&mut self, sid: Sid, mut input: Input) {
+        let heard = matches!(input, Input::Received { .. } | Input::Notified { .. });
+        if heard && self.deaf.contains(&sid) {
+            return;
+        }
         if let Input::Received { packet, .. } = &mut input {
             self.seen.push((sid, packet.clone()));
             if self.plain.contains(&sid)
@@ -409,6 +416,9 @@ impl Cluster {
     pub(super) fn connect(&mut self, sid: Sid, link: Link, to: Sid) {
         if !self.nodes.contains_key(&to) {
             self.queue.push_back((sid, Input::Closed { link }));
+            return;
+        }
+        if self.deaf.contains(&to) {
             return;
         }
         let other = Link(self.next_link);

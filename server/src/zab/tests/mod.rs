@@ -285,6 +285,22 @@ fn a_leader_without_a_quorum_gives_up() {
 }
 
 #[test]
+fn a_leader_that_hears_nothing_is_not_elected_again() {
+    let mut cluster = Cluster::all(3, 0);
+    cluster.advance(300);
+    let leader = cluster.leader();
+    cluster.deaf.insert(leader);
+    while cluster.nodes[&leader].peer.role() == Role::Leading {
+        cluster.advance(100);
+    }
+    cluster.advance(500);
+    assert_ne!(cluster.leader(), leader);
+    cluster.deaf.clear();
+    cluster.advance(1000);
+    cluster.assert_same();
+}
+
+#[test]
 fn a_leader_whose_voters_have_gone_to_another_gives_up_soon() {
     let mut cluster = Cluster::new(3, 0);
     cluster.start(2, (0, 0), Vec::new());

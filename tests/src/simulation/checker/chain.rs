@@ -54,6 +54,11 @@ impl Chain {
         self.epochs.get(&epoch).map(|epoch| epoch.leader)
     }
 
+    /// Who leads the newest epoch.
+    pub fn newest_leader(&self) -> Option<usize> {
+        self.epochs.last_key_value().map(|(_, epoch)| epoch.leader)
+    }
+
     /// The history that an epoch began with.
     pub fn initial(&self, epoch: u32) -> Option<i64> {
         self.epochs.get(&epoch).map(|epoch| epoch.initial)

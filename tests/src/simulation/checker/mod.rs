@@ -90,6 +90,8 @@ struct Seen {
     votes: BTreeMap<Sid, BTreeSet<Sid>>,
     /// It was told whom to follow, and did not have to search.
     told: bool,
+    /// Whom it has found, since it has voted last.
+    found: Option<Sid>,
 }
 
 /// See the [module](self).
@@ -129,6 +131,7 @@ impl Checker {
             round: 0,
             votes: BTreeMap::new(),
             told: false,
+            found: None,
         };
         Checker {
             chain: Chain::new(config),
@@ -217,7 +220,7 @@ impl Checker {
         seen.role = Role::Looking;
         seen.round = 0;
         seen.votes.clear();
-        seen.told = false;
+        (seen.told, seen.found) = (false, None);
         self.nothing_lost()
     }
 
@@ -709,9 +712,10 @@ impl Checker {
     }
 
     /// A member has found a leader.
-    pub fn elects(&self, member: usize, leader: Sid) -> Checked {
+    pub fn elects(&mut self, member: usize, leader: Sid) -> Checked {
+        let found = self.members[member].found.replace(leader);
         let seen = &self.members[member];
-        if seen.told {
+        if seen.told || found == Some(leader) {
             return Ok(());
         }
         let voted = |voter: Sid| {
@@ -755,7 +759,7 @@ impl Checker {
             vote.round
         );
         seen.round = vote.round;
-        seen.told = false;
+        (seen.told, seen.found) = (false, None);
         if vote.leader == sid(member) {
             demand!(
                 "P7",
@@ -891,8 +895,17 @@ impl Checker {
         self.dialogues.entry(wire).or_default().sync(proposed);
     }
 
-    /// A leader has begun to send its tree.
-    pub fn dumps(&mut self, wire: WireId, zxid: i64) -> Checked {
+    /// A leader has begun to send its tree. Who receives it gives up what it has, and may be one of
+    /// those that everything which is committed relies on.
+    pub fn dumps(&mut self, wire: WireId, member: usize, zxid: i64) -> Checked {
+        demand!(
+            "S9",
+            self.chain.newest_leader() != Some(member) || self.chain.contains(zxid, self.committed),
+            "{} sends its tree at {}, and {} is committed",
+            name(member),
+            Z(zxid),
+            Z(self.committed)
+        );
         let dialogue = self.dialogues.entry(wire).or_default();
         dialogue.leader_sends(&Packet::Snapshot { zxid }, &self.chain)
     }
