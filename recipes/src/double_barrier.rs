@@ -234,7 +234,7 @@ impl Inside {
                 let node = guard.into_node()?;
                 return match now.len() {
                     // The last one closes the room.
-                    0 | 1 => Ok(node.delete_with(&barrier.ready()).await?),
+                    0 | 1 => Ok(node.delete_with(&barrier.ready()).await.map(drop)?),
                     _ => Ok(node.delete().await.map(drop)?),
                 };
             };

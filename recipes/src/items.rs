@@ -14,7 +14,7 @@ use crate::chance::{now, unique};
 use crate::changes::{children, look_synced};
 use crate::error::Error;
 use crate::guard::Guard;
-use crate::hold::{Hold, confirm};
+use crate::hold::{Hold, LostReason, confirm};
 use crate::layout::{Layout, Sequence};
 use crate::lock::Lock;
 use crate::payload::{Payload, decode, encode};
@@ -621,12 +621,15 @@ impl<T> Item<T> {
     /// Dropping the future gives up the wait; if the connection is lost at that moment, the item may
     /// be handled again.
     pub async fn done(self) -> Result<(), Error> {
-        let node = self.guard.into_node()?;
-        if let Err(error) = node.delete_with(&self.path).await {
-            warn!(path = self.path, %error, "an item that was handled is still there");
-            return Err(error.into());
+        let (lost, path) = (self.guard.lost_as(LostReason::NodeDeleted), self.path);
+        match self.guard.into_node()?.delete_with(&path).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(lost),
+            Err(error) => {
+                warn!(path = path, %error, "an item that was handled is still there");
+                Err(error.into())
+            }
         }
-        Ok(())
     }
 
     /// Gives the item back to its place, and waits until others can have it.

@@ -194,7 +194,7 @@ impl Keeper {
         let deleted = match look_synced(&self.client, &self.path).await {
             Ok(found) => {
                 let own = found.map(|(_, stat)| stat).filter(|stat| self.owns(stat));
-                delete_found(&self.client, &self.path, Ok(own)).await;
+                delete_found(&self.client, &self.path, Ok(own.map(|stat| stat.czxid))).await;
                 Ok(())
             }
             Err(error) => Err(error),

@@ -244,25 +244,31 @@ impl Protected {
         })
     }
 
-    /// Deletes the znode, and `other` with it if that exists, and waits until it is gone.
+    /// Deletes the znode, and `other` with it if that exists, and waits until it is gone. Answers
+    /// whether it had been there.
     ///
     /// Dropping the future leaves the rest to the background.
-    pub(crate) async fn delete_with(mut self, other: &str) -> Result<(), Error> {
+    pub(crate) async fn delete_with(mut self, other: &str) -> Result<bool, Error> {
         let path = self.path().to_owned();
+        let unanswered = Unanswered::default();
         let both = || {
             let transaction = self.client.transaction();
-            transaction.delete(&path, None).delete(other, None).commit()
+            let reply = transaction.delete(&path, None).delete(other, None).commit();
+            unanswered.note(reply)
         };
-        match patient().run_idempotent(both).await {
-            Ok(_) => {}
+        let there = match patient().run_idempotent(both).await {
+            Ok(_) => true,
             Err(Error::Transaction { index: 0, source })
-                if matches!(*source, Error::NoNode { .. }) => {}
+                if matches!(*source, Error::NoNode { .. }) =>
+            {
+                unanswered.any()
+            }
             // The other one is gone already, or is not to be deleted.
-            Err(Error::Transaction { .. }) => return self.delete().await.map(drop),
+            Err(Error::Transaction { .. }) => return self.delete().await,
             Err(error) => return Err(error),
-        }
+        };
         self.existence = Existence::No;
-        Ok(())
+        Ok(there)
     }
 
     /// Deletes the znode and waits until it is gone. Answers whether it had been there.
@@ -270,36 +276,39 @@ impl Protected {
     /// Dropping the future leaves the rest to the background.
     pub(crate) async fn delete(mut self) -> Result<bool, Error> {
         let path = self.path().to_owned();
-        let unanswered = AtomicBool::new(false);
-        let version = match (&self.mark, &self.existence) {
-            (Some(_), Existence::At(_, czxid)) => {
-                let found = patient().run(|| self.client.exists(&path)).await?;
-                match found.filter(|stat| stat.czxid == *czxid) {
-                    Some(stat) => Some(stat.version),
-                    None => {
-                        self.existence = Existence::No;
-                        return Ok(false);
-                    }
+        let deleted = match (&self.mark, &self.existence) {
+            (Some(_), Existence::At(_, czxid)) => delete_created(&self.client, &path, *czxid).await,
+            _ => {
+                let unanswered = Unanswered::default();
+                let delete = || unanswered.note(self.client.delete(&path, None));
+                match patient().run_idempotent(delete).await {
+                    Ok(()) => Ok(true),
+                    // Nobody else deletes it, so an earlier attempt did and its reply was lost.
+                    Err(Error::NoNode { .. }) => Ok(unanswered.any()),
+                    Err(error) => Err(error),
                 }
             }
-            _ => None,
         };
-        let delete = || async {
-            let reply = self.client.delete(&path, version);
-            reply.await.inspect_err(|error| {
-                if error.outcome() != Outcome::DidNotHappen {
-                    unanswered.store(true, Ordering::Relaxed);
-                }
-            })
-        };
-        let deleted = patient().run_idempotent(delete).await;
         self.existence = Existence::No;
-        match deleted {
-            Ok(()) => Ok(true),
-            // Nobody else deletes it, so an earlier attempt did and its reply was lost.
-            Err(Error::NoNode { .. }) => Ok(unanswered.into_inner()),
-            Err(error) => Err(error),
-        }
+        deleted
+    }
+}
+
+/// Was there an attempt that may have taken effect, although its reply was lost?
+#[derive(Debug, Default)]
+struct Unanswered(AtomicBool);
+
+impl Unanswered {
+    async fn note<T>(&self, attempt: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        attempt.await.inspect_err(|error| {
+            if error.outcome() != Outcome::DidNotHappen {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        })
+    }
+
+    fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -313,14 +322,12 @@ impl Drop for Protected {
             (Existence::No, _) => {}
             (Existence::At(path, _), None) => self.client.delete_in_background(path),
             (Existence::At(path, czxid), Some(_)) => self.client.spawn(async move {
-                let found = patient().run(|| client.exists(&path)).await;
-                let same = found.map(|found| found.filter(|stat| stat.czxid == czxid));
-                delete_found(&client, &path, same).await;
+                delete_found(&client, &path, Ok(Some(czxid))).await;
             }),
             (Existence::Maybe, Some(mark)) => self.client.spawn(async move {
                 let found = search_marked(&client, path.clone(), &mark).await;
                 let own = found.map(|found| match found {
-                    Search::Found(_, stat) => Some(stat),
+                    Search::Found(_, stat) => Some(stat.czxid),
                     Search::Absent | Search::Taken => None,
                 });
                 delete_found(&client, &path, own).await;
@@ -337,21 +344,38 @@ impl Drop for Protected {
     }
 }
 
-/// Deletes a znode that was found to be this process's own, unless it has changed since.
-pub(crate) async fn delete_found(client: &Client, path: &str, found: Result<Option<Stat>, Error>) {
+/// Deletes a znode that was found to be this process's own, by the transaction that created it.
+pub(crate) async fn delete_found(client: &Client, path: &str, found: Result<Option<i64>, Error>) {
     let deleted = async {
-        let Some(stat) = found? else {
-            return Ok(());
-        };
-        let delete = || client.delete(path, stat.version);
-        match patient().run_idempotent(delete).await {
-            Err(Error::NoNode { .. }) => Ok(()),
-            outcome => outcome,
+        match found? {
+            Some(czxid) => delete_created(client, path, czxid).await.map(drop),
+            None => Ok(()),
         }
     };
     if let Err(error) = deleted.await {
         not_deleted(path, &error);
     }
+}
+
+/// Deletes the znode that the transaction `czxid` created, and none that others have created at the
+/// same path since. Answers whether it had been there.
+async fn delete_created(client: &Client, path: &str, czxid: i64) -> Result<bool, Error> {
+    let unanswered = Unanswered::default();
+    let delete = || async {
+        // Each time anew: an attempt whose reply was lost may have made room for somebody else's.
+        let (synced, found) = (client.sync(path), client.exists(path));
+        synced.await?;
+        let Some(stat) = found.await?.filter(|stat| stat.czxid == czxid) else {
+            return Ok(false);
+        };
+        match unanswered.note(client.delete(path, stat.version)).await {
+            Ok(()) => Ok(true),
+            Err(Error::NoNode { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    };
+    let deleted = patient().run_idempotent(delete).await?;
+    Ok(deleted || unanswered.any())
 }
 
 fn not_deleted(path: &str, error: &Error) {

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use quorate_proto::OpCode;
 use quorate_recipes::{
     Client, CreateMode, Error, Lock, LostReason, MultiLock, ReentrantLock, SimpleLock,
 };
 use tokio::time::timeout;
 
-use crate::relay::Relay;
+use crate::relay::{Fault, Relay};
 use crate::support::{
     LONG, OPERATIONS, Servers, beside, connect, contenders, dropped_at_every_await, lock,
     nothing_left, server, soon, with_every_fault,
@@ -215,4 +216,22 @@ async fn the_simple_lock_leaves_nothing_behind() {
     .await;
     assert!(happened >= 6, "{happened}");
     assert_eq!(client.get_children("/locks").await.unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_repeated_leaves_the_next_holder_alone() {
+    let server = server().await;
+    let relay = Relay::start(server.address()).await;
+    let one = connect(&relay.address(), LONG).await;
+    let other = server.client(LONG).await;
+    let guard = simple(&one).acquire().await.unwrap();
+    let next = simple(&other);
+    let next = beside(async move { next.acquire().await.unwrap() });
+    // The znode goes at once, and the one who let go has to ask again.
+    relay.inject(Fault::LoseReply(OpCode::Delete));
+    soon("the release", guard.release()).await.unwrap();
+    let next = soon("the next holder", next).await.unwrap();
+    other.sync("/").await.unwrap();
+    assert!(other.exists("/locks/simple").await.unwrap().is_some());
+    assert!(!next.state().is_lost());
 }
