@@ -11,11 +11,11 @@ use bytes::Bytes;
 use quorate_proto::jute::{Decode as _, Encode as _, Reader};
 use quorate_proto::{
     ConnectRequest, ConnectResponse, ErrorCode, EventType, OpCode, ReplyHeader, RequestHeader, Txn,
-    TxnEntry, frame,
+    TxnEntry, VersionRequest, frame,
 };
 use quorate_server::session::password;
 use quorate_server::storage::log::record_body;
-use quorate_server::tree::{AclList, Applied, Observer, Tree, Watches};
+use quorate_server::tree::{AclList, Applied, Node, Observer, Tree, Watches};
 use quorate_server::txn::{Internal, Preparer, Requester, Rules};
 use quorate_server::zab::zxid_of;
 
@@ -156,6 +156,13 @@ struct Server {
     held: Vec<(ConnId, Ask)>,
 }
 
+/// A transaction, and the connection that it was asked for on.
+#[derive(Debug, Clone)]
+struct Record {
+    bytes: Bytes,
+    origin: Option<ConnId>,
+}
+
 #[derive(Debug)]
 struct Session {
     deadline: Millis,
@@ -183,10 +190,10 @@ pub struct Ensemble {
     leader: Option<usize>,
     epoch: u32,
     preparer: Preparer,
-    proposed: VecDeque<Bytes>,
+    proposed: VecDeque<Record>,
     commit_due: Millis,
     sessions: BTreeMap<i64, Session>,
-    committed: Vec<Bytes>,
+    committed: Vec<Record>,
     /// All that is committed.
     pub truth: Tree,
     /// Transactions that nobody has checked yet.
@@ -661,7 +668,7 @@ impl Ensemble {
                         owner: Some(id),
                     };
                     self.sessions.insert(session, known);
-                    self.number(session, Internal::CreateSession(timeout));
+                    self.number(Some(id), session, 0, Internal::CreateSession(timeout));
                 }
             }
             Ask::Resume(session) => {
@@ -704,7 +711,7 @@ impl Ensemble {
             }
             OpCode::CloseSession => {
                 self.sessions.remove(&session);
-                self.number_as(session, xid, Internal::CloseSession);
+                self.number(Some(id), session, xid, Internal::CloseSession);
             }
             op => {
                 let mut record = Vec::new();
@@ -713,7 +720,7 @@ impl Ensemble {
                     .preparer
                     .prepare(&self.truth, requester, op, body, &mut record);
                 match zxid {
-                    Some(_) => self.propose(&record),
+                    Some(_) => self.propose(Some(id), &record),
                     None => self.close(id, "for a request that cannot be read"),
                 }
             }
@@ -730,21 +737,17 @@ impl Ensemble {
         }
     }
 
-    fn number(&mut self, session: i64, write: Internal<'_>) {
-        self.number_as(session, 0, write);
-    }
-
-    fn number_as(&mut self, session: i64, cxid: i32, write: Internal<'_>) {
+    fn number(&mut self, origin: Option<ConnId>, session: i64, cxid: i32, write: Internal<'_>) {
         let mut record = Vec::new();
         let requester = self.requester(session, cxid);
         self.preparer
             .prepare_internal(&self.truth, requester, write, &mut record);
-        self.propose(&record);
+        self.propose(origin, &record);
     }
 
-    fn propose(&mut self, record: &[u8]) {
-        self.proposed
-            .push_back(Bytes::copy_from_slice(record_body(record)));
+    fn propose(&mut self, origin: Option<ConnId>, record: &[u8]) {
+        let bytes = Bytes::copy_from_slice(record_body(record));
+        self.proposed.push_back(Record { bytes, origin });
         let delay = self.delay();
         self.commit_due = self.commit_due.max(self.now + delay);
         let (due, epoch) = (self.commit_due, self.epoch);
@@ -757,16 +760,49 @@ impl Ensemble {
         }
     }
 
+    /// The session of a process, if the leader knows it.
+    fn session_of(&self, process: ProcessId) -> Option<i64> {
+        self.leader?;
+        let mut conns = self.conns.values().rev();
+        let conn = conns.find(|conn| conn.process == process && conn.session != 0)?;
+        self.sessions
+            .contains_key(&conn.session)
+            .then_some(conn.session)
+    }
+
     /// Ends the session of a process, as an operator can.
     pub fn expire_session(&mut self, process: ProcessId) {
-        let mut conns = self.conns.values().rev();
-        let session = conns.find(|conn| conn.process == process && conn.session != 0);
-        if let Some(session) = session.map(|conn| conn.session)
-            && self.leader.is_some()
-            && self.sessions.remove(&session).is_some()
-        {
+        if let Some(session) = self.session_of(process) {
+            self.sessions.remove(&session);
             self.note(|| format!("session {session:x} is ended"));
-            self.number(session, Internal::CloseSession);
+            self.number(None, session, 0, Internal::CloseSession);
+        }
+    }
+
+    /// Deletes the ephemeral znodes of a process, as an operator can, but for what it keeps for
+    /// itself.
+    pub fn evict(&mut self, process: ProcessId) {
+        let Some(session) = self.session_of(process) else {
+            return;
+        };
+        let owned = self.truth.ephemerals(session).map(Node::path);
+        let owned = owned.filter(|path| !path.starts_with("/quorate/"));
+        let mut owned: Vec<String> = owned.map(str::to_owned).collect();
+        owned.sort_unstable();
+        for path in owned {
+            let (mut body, mut record) = (Vec::new(), Vec::new());
+            VersionRequest {
+                path: &path,
+                version: -1,
+            }
+            .encode(&mut body);
+            let operator = Requester {
+                local: true,
+                ..self.requester(0, 0)
+            };
+            let (preparer, truth) = (&mut self.preparer, &self.truth);
+            preparer.prepare(truth, operator, OpCode::Delete, &body, &mut record);
+            self.propose(None, &record);
         }
     }
 
@@ -780,14 +816,15 @@ impl Ensemble {
         for session in late.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.sessions.remove(&session);
             self.note(|| format!("session {session:x} expires"));
-            self.number(session, Internal::CloseSession);
+            self.number(None, session, 0, Internal::CloseSession);
         }
     }
 
     fn commit(&mut self) {
-        let Some(bytes) = self.proposed.pop_front() else {
+        let Some(record) = self.proposed.pop_front() else {
             return;
         };
+        let bytes = record.bytes.clone();
         let Ok(entry) = TxnEntry::from_slice(&bytes) else {
             return;
         };
@@ -795,7 +832,7 @@ impl Ensemble {
         self.preparer.applied(entry.header.zxid);
         self.trace
             .note(self.now * 1_000, || format!("committed: {entry:?}"));
-        self.committed.push(bytes.clone());
+        self.committed.push(record);
         self.fresh.push(bytes);
         for server in 0..self.servers.len() {
             let lag = match self.leader == Some(server) {
@@ -897,7 +934,7 @@ impl Ensemble {
         if !server.up || server.cut {
             return;
         }
-        let Some(bytes) = self.committed.get(server.applied).cloned() else {
+        let Some(Record { bytes, origin }) = self.committed.get(server.applied).cloned() else {
             return;
         };
         server.applied += 1;
@@ -916,7 +953,9 @@ impl Ensemble {
         for (conn, events) in events {
             self.tell(conn, events);
         }
-        self.reply_to(at, &entry, &applied);
+        if let Some(origin) = origin {
+            self.reply_to(at, origin, &entry, &applied);
+        }
         // What waits for this transaction, or for the answer to it.
         let here = |(_, conn): &(&ConnId, &Conn)| conn.server == at && conn.open;
         let conns = self.conns.iter().filter(here).map(|(id, _)| *id);
@@ -930,23 +969,12 @@ impl Ensemble {
     }
 
     /// Answers who asked for a transaction, if that was asked of this server.
-    fn reply_to(&mut self, at: usize, entry: &TxnEntry<'_>, applied: &Applied) {
+    fn reply_to(&mut self, at: usize, id: ConnId, entry: &TxnEntry<'_>, applied: &Applied) {
         let (session, xid) = (entry.header.session_id, entry.header.cxid);
-        let asked = self.conns.iter().find(|(_, conn)| {
-            let front = conn.waiting.front();
-            let front = front.filter(|front| matches!(front.kind, Kind::Write));
-            conn.server == at
-                && conn.open
-                && conn.session == session
-                && front.is_some_and(|front| front.xid == xid)
-        });
-        let Some(id) = asked.map(|(id, _)| *id) else {
-            return;
-        };
-        let waiting = self
-            .conns
-            .get_mut(&id)
-            .and_then(|conn| conn.waiting.pop_front());
+        let conn = self.conns.get_mut(&id);
+        let conn = conn.filter(|conn| conn.server == at && conn.open);
+        let asked = |front: &mut Waiting| matches!(front.kind, Kind::Write) && front.xid == xid;
+        let waiting = conn.and_then(|conn| conn.waiting.pop_front_if(asked));
         let Some(Waiting { op, .. }) = waiting else {
             return;
         };

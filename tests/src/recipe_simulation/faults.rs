@@ -49,6 +49,8 @@ pub enum Fault {
     Cut(usize),
     /// The session of a process is ended.
     EndSession(usize),
+    /// An operator deletes what a process has in the tree, which does nothing for a while.
+    Evict(usize),
     /// The leader changes.
     Depose,
     /// A server dies.
@@ -130,6 +132,7 @@ fn draw_fault(
         }
         9..11 => Fault::Cut(slot),
         11 if !honest => Fault::EndSession(slot),
+        12 if !honest => Fault::Evict(slot),
         11..15 => Fault::Depose,
         15..17 => Fault::Crash(server),
         17..19 => Fault::Isolate(server, !honest && rng.bool()),

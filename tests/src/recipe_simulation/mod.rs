@@ -271,6 +271,11 @@ impl Run {
                 ensemble.block(self.places[slot], server, up, down);
             }
             Fault::Cut(slot) => ensemble.cut(self.places[slot]),
+            Fault::Evict(slot) if self.scenario.bears_operators() => {
+                self.executor.pause(self.places[slot], true);
+                ensemble.evict(self.places[slot]);
+            }
+            Fault::Evict(_) => {}
             Fault::EndSession(slot) => ensemble.expire_session(self.places[slot]),
             Fault::Depose if ensemble.has_leader() => ensemble.depose(),
             Fault::Depose => {}
@@ -282,7 +287,9 @@ impl Run {
 
     fn relent(&mut self, at: usize) {
         match self.plan.faults[at].2 {
-            Fault::Pause(slot) => self.executor.pause(self.places[slot], false),
+            Fault::Pause(slot) | Fault::Evict(slot) => {
+                self.executor.pause(self.places[slot], false);
+            }
             Fault::Kill(slot) => self.revive(slot),
             Fault::Crash(server) | Fault::Isolate(server, _) | Fault::Refuse(server) => {
                 lock(&self.stage.ensemble).mend(server);

@@ -41,7 +41,7 @@ impl Grants {
     pub(super) fn of(most: usize) -> Self {
         Grants {
             most,
-            fair: most == 1,
+            fair: most == 1 || most == usize::MAX,
             granted: Mutex::default(),
             newest: Mutex::default(),
             committed: Mutex::default(),
@@ -58,17 +58,19 @@ impl Grants {
             return Ok(());
         };
         let mut granted = lock(&self.granted);
-        let newest = granted.iter().map(|grant| grant.token).max();
-        granted.retain(|grant| {
-            let there = host.truth(|tree| tree.get(&grant.node).map(|node| node.persisted().czxid));
-            there == Some(grant.czxid) && grant.node != node
-        });
-        let conflict = match exclusive {
-            true => !granted.is_empty(),
-            false => granted.iter().any(|grant| grant.exclusive),
+        let rivals = granted.iter().filter(|grant| exclusive || grant.exclusive);
+        let newest = rivals.map(|grant| grant.token).max();
+        let there = |grant: &&Grant| {
+            let found = host.truth(|tree| tree.get(&grant.node).map(|node| node.persisted().czxid));
+            found == Some(grant.czxid) && grant.node != node
         };
-        if conflict || granted.len() >= self.most {
-            let what = format!("{host:?} was granted {node}, and others hold it: {granted:?}");
+        let others: Vec<&Grant> = granted.iter().filter(there).collect();
+        let conflict = match exclusive {
+            true => !others.is_empty(),
+            false => others.iter().any(|grant| grant.exclusive),
+        };
+        if conflict || others.len() >= self.most {
+            let what = format!("{host:?} was granted {node}, and others hold it: {others:?}");
             return broken("exclusion", what);
         }
         if self.fair && newest.is_some_and(|newest| newest > token) {

@@ -1,7 +1,9 @@
 //! What the processes of a run do with a recipe, and what it has promised them.
 
 mod grants;
-mod lock;
+mod items;
+mod locks;
+mod numbers;
 
 use std::rc::Rc;
 
@@ -19,6 +21,11 @@ pub trait Scenario {
     /// How many processes there are.
     fn slots(&self) -> usize {
         4
+    }
+
+    /// Does the recipe keep its promises although operators delete what is not theirs?
+    fn bears_operators(&self) -> bool {
+        true
     }
 
     /// What a process does, until it is over.
@@ -49,7 +56,21 @@ pub struct Recipe {
 }
 
 /// All of them.
-pub const RECIPES: &[Recipe] = &[lock::RECIPE];
+pub const RECIPES: &[Recipe] = &[
+    locks::LOCK,
+    locks::MULTI_LOCK,
+    locks::REENTRANT_LOCK,
+    locks::SIMPLE_LOCK,
+    locks::RW_LOCK,
+    locks::SEMAPHORE,
+    locks::ELECTION,
+    items::QUEUE,
+    items::PRIORITY_QUEUE,
+    items::DELAY_QUEUE,
+    numbers::COUNTER,
+    numbers::ID_GENERATOR,
+    numbers::SHARED_VALUE,
+];
 
 /// Why a round came to no good end.
 enum Fail {
@@ -91,6 +112,8 @@ async fn rounds(host: &Host, pause: Millis, round: impl AsyncFn(&Client) -> Roun
                 Ok(()) => host.work(pause).await,
                 Err(Fail::Violation(violation)) => return Err(violation),
                 Err(Fail::Error(error)) if error.is_session_over() => break,
+                // Whether it took effect is not known, and never will be.
+                Err(Fail::Error(_)) if client.state().is_over() => break,
                 Err(Fail::Error(Error::Lost { .. })) => host.work(pause).await,
                 Err(Fail::Error(error)) => return broken("error", format!("{host:?}: {error}")),
             }
