@@ -41,6 +41,8 @@
 //! | [`Partitioner`] | things divided among members | | `SetPartitioner` |
 //! | [`coordination`] | a master that assigns tasks to workers | | |
 //!
+//! [`comparison`] has ten tasks in three languages.
+//!
 //! Recipes use the znodes of Curator or, where asked, of kazoo ([`Layout`]), so that programs in other
 //! languages take part. The partitioner and [`coordination`] have znodes of their own.
 //!
@@ -74,6 +76,8 @@ mod barrier;
 mod cache;
 mod chance;
 mod changes;
+#[doc = include_str!("comparison.md")]
+pub mod comparison {}
 mod config;
 pub mod coordination;
 mod counter;

@@ -67,6 +67,11 @@ pub struct Curator {
 impl Curator {
     /// Compiles the class from the file of its name.
     pub fn compile(class: &'static str) -> Self {
+        Self::compile_file(class, &script(&format!("{class}.java")))
+    }
+
+    /// Compiles the class from a file, which has its name too.
+    pub fn compile_file(class: &'static str, file: &Path) -> Self {
         let home = TempDir::new().unwrap();
         // Debian's compiler for a machine that has no JDK.
         compile(
@@ -74,7 +79,7 @@ impl Curator {
                 .args(["-cp", &format!("{JARS}/*")])
                 .arg("org.eclipse.jdt.internal.compiler.batch.Main")
                 .args(["-17", "-proc:none", "-cp", &class_path(&CURATOR), "-d"])
-                .args([home.path(), &script(&format!("{class}.java"))]),
+                .args([home.path(), file]),
         );
         Curator { class, home }
     }
