@@ -194,8 +194,10 @@ impl Tls {
         server: &Server,
         stream: TcpStream,
     ) -> io::Result<TlsStream<TcpStream>> {
-        let name = ServerName::try_from(server.host.clone())
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let name = ServerName::try_from(server.host.clone()).map_err(|error| {
+            let error = format!("{server} has no name for a certificate: {error}");
+            io::Error::new(io::ErrorKind::InvalidInput, error)
+        })?;
         let connector = TlsConnector::from(self.config().await?);
         connector.connect(name, stream).await.map_err(|error| {
             use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};

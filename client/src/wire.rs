@@ -147,10 +147,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Sends all output, then waits for a frame without a header: the handshake.
     pub(crate) async fn exchange(&mut self) -> io::Result<Bytes> {
-        while self.unsent() > 0 {
-            poll_fn(|cx| self.poll_write(cx)).await?;
-        }
-        self.stream.flush().await?;
+        // A server that has gone may have said why, which the input tells then.
+        let _ = self.send_all().await;
         loop {
             let whole = frame::split(&self.input, MAX_REPLY);
             if let Some(whole) = whole.map_err(|error| self.foreign(error))? {
@@ -160,6 +158,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             }
             poll_fn(|cx| self.poll_read(cx)).await?;
         }
+    }
+
+    async fn send_all(&mut self) -> io::Result<()> {
+        while self.unsent() > 0 {
+            poll_fn(|cx| self.poll_write(cx)).await?;
+        }
+        self.stream.flush().await
     }
 
     /// The server does not speak the protocol, at least not on this port.

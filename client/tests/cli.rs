@@ -406,3 +406,36 @@ async fn a_benchmark_outlives_its_server() {
     assert_eq!(cli.ok(&["ls", "/"]).await, "[zookeeper]\n");
     cli.stop().await;
 }
+
+#[tokio::test]
+async fn a_password_comes_from_a_file_or_the_environment_and_is_not_printed() {
+    let cli = Cli::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "secret\n").unwrap();
+    let file = file.to_str().unwrap();
+    let user = ["--sasl-user", "alice"];
+    // The server has no users, so it refuses every one.
+    let said = cli
+        .fails(
+            1,
+            &[&user[..], &["--sasl-password-file", file, "ls", "/"]].concat(),
+        )
+        .await;
+    assert!(
+        said.contains("as \"alice\"") && !said.contains("secret"),
+        "{said}"
+    );
+    let said = cli.fails(1, &[&user[..], &["ls", "/"]].concat()).await;
+    assert!(said.contains("QUORATE_SASL_PASSWORD"), "{said}");
+    let absent = [
+        &user[..],
+        &["--sasl-password-file", "/no/such/file", "ls", "/"],
+    ]
+    .concat();
+    let said = cli.fails(1, &absent).await;
+    assert!(said.contains("/no/such/file"), "{said}");
+    let said = cli.fails(1, &[&user[..], &["bench"]].concat()).await;
+    assert!(said.contains("does not authenticate"), "{said}");
+    cli.stop().await;
+}

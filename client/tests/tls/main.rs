@@ -17,7 +17,10 @@ use quorate_client::rustls::pki_types::CertificateDer;
 use quorate_client::rustls::pki_types::pem::PemObject;
 use quorate_client::rustls::{ClientConfig, RootCertStore};
 use quorate_client::{Client, ClientBuilder, CreateMode, Error, Outcome, State, TlsOptions};
+use quorate_proto::jute::Encode;
+use quorate_proto::{ConnectResponse, frame};
 use quorate_server::Server;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::relay::{Authority, Relay};
@@ -343,6 +346,48 @@ async fn a_configuration_of_rustls_does_as_well() {
         .await
         .unwrap();
     client.exists("/").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_writes_is_looked_for_over_tls() {
+    let authority = Authority::new();
+    let certificate = authority.issue(&["localhost"]);
+    // Plays a server that is cut off from its ensemble.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let reader = Relay::start(address, &certificate, None).await;
+    let (_server, address) = server().await;
+    let writer = Relay::start(address, &certificate, None).await;
+    let servers = format!("{},{}", reader.servers, writer.servers);
+    let builder = builder(authority.trusted()).read_only(true).shuffle(false);
+    let serving = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 49];
+        stream.read_exact(&mut request).await.unwrap();
+        let response = ConnectResponse {
+            protocol_version: 0,
+            timeout: 10_000,
+            session_id: 7,
+            password: Some(&[0; 16]),
+            read_only: Some(true),
+        };
+        let mut out = Vec::new();
+        frame::write(&mut out, |out| response.encode(out));
+        stream.write_all(&out).await.unwrap();
+        stream
+    };
+    let (client, _stream) = within("the first connection", async {
+        tokio::join!(builder.connect(&servers), serving)
+    })
+    .await;
+    let client = client.unwrap();
+    let mut states = client.watch_state();
+    let found = states.wait_for(|state| *state == State::Connected);
+    within("a server that writes", found).await.unwrap();
+    client
+        .create("/a", "", CreateMode::Persistent)
+        .await
+        .unwrap();
 }
 
 /// Runs `quorate-cli` and answers its exit code, output and errors.

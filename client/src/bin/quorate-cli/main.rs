@@ -175,7 +175,7 @@ fn takes_value(option: &str) -> bool {
 
 fn bench(args: &bench::BenchArgs, options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     let mut out = io::stdout().lock();
-    let tls = options.secure.tls();
+    let tls = options.secure.tls_only()?;
     bench::run(
         args,
         &options.server,

@@ -48,6 +48,14 @@ impl SecureArgs {
         Some(tls)
     }
 
+    /// TLS for the benchmark, which cannot authenticate.
+    pub(crate) fn tls_only(&self) -> Result<Option<TlsOptions>, &'static str> {
+        match self.sasl_user {
+            Some(_) => Err("bench does not authenticate; do without --sasl-user"),
+            None => Ok(self.tls()),
+        }
+    }
+
     /// Adds what was asked for.
     pub(crate) fn apply(&self, mut builder: ClientBuilder) -> Result<ClientBuilder, String> {
         if let Some(tls) = self.tls() {
