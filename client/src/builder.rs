@@ -149,8 +149,17 @@ impl ClientBuilder {
         self
     }
 
-    /// Accepts servers that are cut off from their ensemble and only read, until one that writes
-    /// can be reached; no unless set.
+    /// Accepts servers that are cut off from their ensemble and only read
+    /// ([`State::ConnectedReadOnly`](crate::State::ConnectedReadOnly)), until one that writes can be
+    /// reached; no unless set.
+    ///
+    /// Servers that only read refuse writes with [`Error::ReadOnly`], and open sessions of their
+    /// own. The ensemble does not know those: the first server that writes gives the client its
+    /// lasting session. One that the ensemble knows is not taken on by servers that only read, for
+    /// they cannot tell whether it still lives.
+    ///
+    /// Meanwhile one server after the other is asked whether it writes, at first after 100 ms, in
+    /// the end every minute.
     pub fn read_only(mut self, allowed: bool) -> Self {
         self.read_only = allowed;
         self

@@ -24,6 +24,37 @@
 //! # }
 //! ```
 //!
+//! # One session, many handles
+//!
+//! A handle is cheap to clone, and a thousand tasks can share one: requests reach the session's task
+//! through a queue without locks, and travel together. Handles differ in what they see:
+//! [`with_chroot`](Client::with_chroot) in the subtree, [`linearizable`](Client::linearizable) in
+//! how recent. The recipes take any of them.
+//!
+//! ```no_run
+//! # async fn demo(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+//! let billing = client.with_chroot("/apps/billing")?;
+//! let (balance, _) = billing.linearizable().get_data("/balance").await?;
+//! # let _ = balance;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Servers that come and go
+//!
+//! Names are resolved at every attempt to connect. [`update_servers`](Client::update_servers) puts
+//! another list in the place of the one that the client was set up with, and
+//! [`follow_membership`](ClientBuilder::follow_membership) does so whenever the ensemble's membership
+//! changes; the session lives through it. With [`read_only`](ClientBuilder::read_only) a new session
+//! may begin on a server that is cut off from its ensemble: writes fail with [`Error::ReadOnly`]
+//! until one that writes is found in the background.
+//!
+//! # The end
+//!
+//! However a session ends, by [`close`](Client::close), with its last handle, by expiry, or for want
+//! of any server for longer than its timeout, everything that waits for something of it ends with an
+//! error that says so: requests, watches and [`states`](Client::states).
+//!
 //! # TLS and SASL
 //!
 //! With the feature `tls`, [`ClientBuilder::tls`] secures every connection; [`TlsOptions`] says whom

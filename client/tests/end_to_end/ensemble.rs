@@ -58,7 +58,7 @@ fn load(ensemble: &Ensemble, clients: &[Client]) -> BTreeMap<i64, usize> {
     load
 }
 
-/// Awaits that every client has the list of servers of the configuration with this version.
+/// Awaits that every client is connected, and as it is to be.
 async fn settled(clients: &[Client], wanted: impl Fn(&Client) -> bool) {
     let settle = async {
         loop {

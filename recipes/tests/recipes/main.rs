@@ -11,6 +11,7 @@ mod config;
 mod coordination;
 mod counter;
 mod election;
+mod endings;
 mod group;
 mod history;
 mod items;
