@@ -247,30 +247,39 @@ impl<T> Future for Reply<T> {
         let this = &mut *self;
         let answer = match &mut this.state {
             Wait::Refused(error) => {
-                let error = error.take().unwrap_or(Error::Closed);
-                this.span.record("outcome", field::display(&error));
-                return Poll::Ready(Err(error));
+                let outcome = Err(error.take().unwrap_or(Error::Closed));
+                tell(&this.span, None, &outcome);
+                return Poll::Ready(outcome);
             }
             Wait::Answer(receiver) => ready!(Pin::new(receiver).poll(cx)),
         };
         // The task answers every request before it ends, unless the runtime stops under it.
         let answer = answer.unwrap_or(Err(Failure::Lost { sent: true }));
         let subscription = this.subscription.take();
+        let ids = answer.as_ref().ok().map(|answer| (answer.xid, answer.zxid));
         let outcome = match answer {
-            Ok(answer) => {
-                this.span.record("xid", answer.xid);
-                this.span
-                    .record("zxid", field::display(format_args!("{:#x}", answer.zxid)));
-                (this.decode)(&this.subject, &answer, subscription)
-            }
+            Ok(answer) => (this.decode)(&this.subject, &answer, subscription),
             Err(failure) => Err(this.subject.failure(failure)),
         };
-        match &outcome {
-            Ok(_) => this.span.record("outcome", "ok"),
-            Err(error) => this.span.record("outcome", field::display(error)),
-        };
+        tell(&this.span, ids, &outcome);
         Poll::Ready(outcome)
     }
+}
+
+/// Completes the span of an operation.
+fn tell<T>(span: &Span, ids: Option<(i32, i64)>, outcome: &Result<T, Error>) {
+    // Even a span that is off looks its fields up by their names.
+    if span.is_disabled() {
+        return;
+    }
+    if let Some((xid, zxid)) = ids {
+        span.record("xid", xid);
+        span.record("zxid", field::display(format_args!("{zxid:#x}")));
+    }
+    match outcome {
+        Ok(_) => span.record("outcome", "ok"),
+        Err(error) => span.record("outcome", field::display(error)),
+    };
 }
 
 impl<T> fmt::Debug for Reply<T> {
