@@ -175,8 +175,16 @@ impl DoubleBarrier {
 
     /// Is there a member for whom the room was opened by the transaction `opened`?
     async fn is_in_use(&self, opened: i64) -> Result<bool, Error> {
-        let members = self.members().await?;
-        Ok(members.iter().any(|member| member.token.get() < opened))
+        loop {
+            match self.members().await {
+                Ok(members) => {
+                    return Ok(members.iter().any(|member| member.token.get() < opened));
+                }
+                // The next reads wait for a connection.
+                Err(Error::Client(error)) if error.is_transient() => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn open(&self) -> Result<(), Error> {
@@ -223,6 +231,9 @@ impl Inside {
         let Inside { guard, barrier } = self;
         let own = guard.node().rsplit('/').next().unwrap_or_default();
         let own = own.to_owned();
+        // Who has come meanwhile may not be known yet to the server that answers.
+        let client = &barrier.settings.client;
+        patient().run(|| client.sync(barrier.path())).await?;
         // Who comes later is not waited for, such as those who use the barrier again already.
         let mut inside = barrier.names().await?;
         let mut guard = Some(guard);

@@ -9,6 +9,7 @@ use quorate_recipes::{Error, FencedTransaction};
 
 use super::super::executor::lock;
 use super::super::stage::{Host, broken};
+use super::parts;
 use crate::simulation::checker::Checked;
 
 /// What holders write into, inside of the tree.
@@ -86,6 +87,11 @@ impl Grants {
         Ok(())
     }
 
+    /// It was given back, although its znode stays.
+    pub(super) fn released(&self, node: &str) {
+        lock(&self.granted).retain(|grant| grant.node != node);
+    }
+
     /// The holder writes into the resource outside of the tree, which trusts it: a guard says that
     /// it still holds.
     pub(super) fn write_outside(&self, host: &Host, token: i64) -> Checked {
@@ -129,13 +135,7 @@ impl Grants {
 
     /// A transaction has been committed: no token is older than the one before.
     pub(super) fn committed(&self, entry: &TxnEntry<'_>) -> Checked {
-        let parts = match &entry.txn {
-            Txn::Multi(parts) if !parts.iter().any(|part| matches!(part, Txn::Error(_))) => {
-                parts.as_slice()
-            }
-            txn => std::slice::from_ref(txn),
-        };
-        for part in parts {
+        for part in parts(entry) {
             let Txn::SetData(set) = part else { continue };
             if set.path != WORK {
                 continue;

@@ -1,14 +1,17 @@
 //! What the processes of a run do with a recipe, and what it has promised them.
 
+mod barriers;
+mod copies;
 mod grants;
 mod items;
 mod locks;
 mod numbers;
+mod shares;
 
 use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
-use quorate_proto::TxnEntry;
+use quorate_proto::{Txn, TxnEntry};
 use quorate_recipes::client::Error as ClientError;
 use quorate_recipes::{Client, Error};
 
@@ -70,7 +73,22 @@ pub const RECIPES: &[Recipe] = &[
     numbers::COUNTER,
     numbers::ID_GENERATOR,
     numbers::SHARED_VALUE,
+    barriers::BARRIER,
+    barriers::DOUBLE_BARRIER,
+    copies::CACHE,
+    copies::GROUP,
+    shares::PARTITIONER,
+    shares::COORDINATION,
 ];
+
+/// What a transaction does, part by part; nothing if it fails.
+fn parts<'e, 't>(entry: &'e TxnEntry<'t>) -> &'e [Txn<'t>] {
+    match &entry.txn {
+        Txn::Multi(parts) if parts.iter().any(|part| matches!(part, Txn::Error(_))) => &[],
+        Txn::Multi(parts) => parts,
+        txn => std::slice::from_ref(txn),
+    }
+}
 
 /// Why a round came to no good end.
 enum Fail {

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::super::executor::lock;
 use super::super::stage::{Host, Stage, broken};
-use super::{Bypass, Recipe, Round, Scenario, rounds};
+use super::{Bypass, Recipe, Round, Scenario, parts, rounds};
 use crate::simulation::checker::Checked;
 
 pub(super) const COUNTER: Recipe = Recipe {
@@ -182,13 +182,7 @@ impl Scenario for Values {
     }
 
     fn committed(&self, entry: &TxnEntry<'_>) -> Checked {
-        let parts = match &entry.txn {
-            Txn::Multi(parts) if !parts.iter().any(|part| matches!(part, Txn::Error(_))) => {
-                parts.as_slice()
-            }
-            txn => std::slice::from_ref(txn),
-        };
-        for part in parts {
+        for part in parts(entry) {
             let data = match part {
                 Txn::SetData(set) if set.path == PATH => set.data,
                 Txn::Create(create) | Txn::Create2(create) if create.path == PATH => create.data,
