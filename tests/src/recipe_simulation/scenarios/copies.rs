@@ -79,8 +79,13 @@ impl Scenario for Copies {
 impl Copies {
     async fn write(&self, client: &Client) -> Round {
         for _ in 0..fastrand::u32(1..6) {
-            let paths = ["/tree", "/tree/a", "/tree/b", "/tree/a/x", "/tree/a/y"];
-            let path = paths[fastrand::usize(..paths.len())];
+            let paths = ["/tree", "/tree/a", "/tree/b"];
+            let parent = paths[fastrand::usize(..paths.len())];
+            let below = format!("{parent}/{}", fastrand::u32(..30));
+            let path = match fastrand::u32(..4) {
+                0 => parent,
+                _ => &below,
+            };
             let written = match fastrand::u32(..4) {
                 0 | 1 => client
                     .create(path, "", CreateMode::Persistent)

@@ -18,17 +18,17 @@ use super::grants::{Grants, WORK};
 use super::{Bypass, Recipe, Round, Scenario, rounds};
 use crate::simulation::checker::Checked;
 
-const EXCLUSIVE: &[&str] = &["waits-for-nobody", "ignores-loss", "writes-unfenced"];
+const EXCLUSIVE: &[&str] = &["waits-for-nobody", "ignores-loss"];
 const SHARED: &[&str] = &["waits-for-nobody"];
 
 pub(super) const LOCK: Recipe = Recipe {
     name: "lock",
-    bypasses: EXCLUSIVE,
+    bypasses: &["waits-for-nobody", "ignores-loss", "writes-unfenced"],
     make: |bypass| Locks::of(Kind::Lock, bypass),
 };
 pub(super) const MULTI_LOCK: Recipe = Recipe {
     name: "multi-lock",
-    bypasses: &["waits-for-nobody", "ignores-loss"],
+    bypasses: EXCLUSIVE,
     make: |bypass| Locks::of(Kind::MultiLock, bypass),
 };
 pub(super) const REENTRANT_LOCK: Recipe = Recipe {
@@ -38,7 +38,7 @@ pub(super) const REENTRANT_LOCK: Recipe = Recipe {
 };
 pub(super) const SIMPLE_LOCK: Recipe = Recipe {
     name: "simple-lock",
-    bypasses: &["waits-for-nobody", "ignores-loss"],
+    bypasses: EXCLUSIVE,
     make: |bypass| Locks::of(Kind::Simple, bypass),
 };
 pub(super) const RW_LOCK: Recipe = Recipe {
