@@ -54,9 +54,11 @@ fn mutant(name: &str) -> Result<Mutant, String> {
 }
 
 fn main() -> io::Result<ExitCode> {
-    // A violation that shows as a panic is told like any other.
-    std::panic::set_hook(Box::new(|_| {}));
     let options = Options::parse();
+    if options.seed.is_none() {
+        // A violation that shows as a panic is told like any other, and where it is by a replay.
+        std::panic::set_hook(Box::new(|_| {}));
+    }
     let passed = match (options.seed, options.mutants) {
         (Some(seed), _) => replay(&options, seed)?,
         (None, true) => all_mutants(&options)?,

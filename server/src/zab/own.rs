@@ -20,6 +20,8 @@ pub(super) struct Own {
     pub(super) promised: Epochs,
     pub(super) committed: Membership,
     pub(super) proposed: Option<Membership>,
+    /// What was kept of a proposed configuration is to be forgotten.
+    has_stale_proposal: bool,
     /// Have the configurations changed in this step?
     pub(super) reconfigured: bool,
     /// The changes of configuration that were committed in the leader's epoch, and whom each made
@@ -75,6 +77,14 @@ impl Own {
             settings.commit_log_count,
             settings.commit_log_bytes,
         );
+        // One whose transaction did not make it into the log is no longer proposed. It must not
+        // come back once the log has gone on without it.
+        let is_proposed = |config: &Membership| {
+            let zxid = config.version.cast_signed();
+            zxid <= recovered.last_zxid || counter_of(zxid) == 0
+        };
+        let kept = recovered.proposed.is_some();
+        let proposed = recovered.proposed.filter(is_proposed);
         Own {
             settings,
             now,
@@ -83,11 +93,8 @@ impl Own {
             epochs: recovered.epochs,
             promised: recovered.epochs,
             committed: recovered.committed,
-            // One whose transaction did not make it into the log is no longer proposed.
-            proposed: recovered.proposed.filter(|config| {
-                let zxid = config.version.cast_signed();
-                zxid <= recovered.last_zxid || counter_of(zxid) == 0
-            }),
+            has_stale_proposal: kept && proposed.is_none(),
+            proposed,
             reconfigured: false,
             activated: Vec::new(),
             newest_epoch: recovered.epochs.accepted,
@@ -157,9 +164,17 @@ impl Own {
         }
     }
 
+    /// Forgets for good what was proposed and is none any more.
+    pub(super) fn tidy(&mut self) {
+        if self.has_stale_proposal {
+            self.withdraw();
+        }
+    }
+
     /// The configuration that was proposed last is none any more.
     pub(super) fn withdraw(&mut self) {
-        if self.proposed.take().is_some() {
+        let stale = std::mem::take(&mut self.has_stale_proposal);
+        if self.proposed.take().is_some() || stale {
             self.out.push(Output::Propound {
                 config: self.committed.clone(),
             });

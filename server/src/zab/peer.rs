@@ -129,6 +129,7 @@ impl Peer {
     pub fn step(&mut self, now: Millis, input: Input, out: &mut Vec<Output>) {
         self.own.now = now;
         std::mem::swap(&mut self.own.out, out);
+        self.own.tidy();
         if let Err(over) = self.take(input) {
             self.end(over);
         }

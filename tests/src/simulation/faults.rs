@@ -332,7 +332,11 @@ impl World {
                 names.map(move |name| format!("{dir}/{name}"))
             });
         let files: Vec<String> = files.collect();
-        let Some(file) = self.rng.choice(&files) else {
+        // The newest snapshot is what all else may rely on.
+        let snapshots = files.iter().filter(|file| file.contains("/snapshot."));
+        let newest = snapshots.max_by_key(|file| (file.len(), *file));
+        let any = self.rng.choice(&files);
+        let Some(file) = newest.filter(|_| self.rng.bool()).or(any) else {
             return;
         };
         let content = disk.get(file).unwrap_or_default();

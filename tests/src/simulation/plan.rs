@@ -225,7 +225,7 @@ const KINDS: &[(u32, Draw)] = &[
         )
     }),
     (1, |rng| Fault::Jump(whom(rng), rng.u64(10..5_000))),
-    (1, |rng| Fault::Damage(whom(rng), down(rng))),
+    (2, |rng| Fault::Damage(whom(rng), down(rng))),
     (2, |_| Fault::HandOver),
     (8, |rng| Fault::Ambush(point(rng), rng.u32(..4), blow(rng))),
 ];
@@ -247,25 +247,35 @@ fn death(rng: &mut Rng) -> Death {
     }
 }
 
+/// The points at which an epoch begins, or other members.
+const FOUNDING: [Point; 8] = [
+    Point::Promise,
+    Point::LeaderInfo,
+    Point::AckEpoch,
+    Point::Join,
+    Point::NewLeader,
+    Point::UpToDate,
+    Point::Propound,
+    Point::Activate,
+];
+
+/// All others.
+const WORKING: [Point; 7] = [
+    Point::Synchronise,
+    Point::Ack,
+    Point::Lead,
+    Point::Propose,
+    Point::Append,
+    Point::Commit,
+    Point::Truncate,
+];
+
 fn point(rng: &mut Rng) -> Point {
-    const POINTS: [Point; 15] = [
-        Point::Promise,
-        Point::LeaderInfo,
-        Point::AckEpoch,
-        Point::Join,
-        Point::Synchronise,
-        Point::NewLeader,
-        Point::Ack,
-        Point::UpToDate,
-        Point::Lead,
-        Point::Propose,
-        Point::Append,
-        Point::Commit,
-        Point::Truncate,
-        Point::Propound,
-        Point::Activate,
-    ];
-    POINTS[rng.usize(..POINTS.len())]
+    let nth = rng.usize(..FOUNDING.len() + WORKING.len());
+    match nth.checked_sub(FOUNDING.len()) {
+        None => FOUNDING[nth],
+        Some(nth) => WORKING[nth],
+    }
 }
 
 fn blow(rng: &mut Rng) -> Blow {
@@ -378,6 +388,12 @@ fn faults(trouble: Micros, changing: bool, rng: &mut Rng) -> Vec<(Micros, Fault)
             (rng.u64(..trouble), draw(rng))
         })
         .collect();
+    // Some runs strike at one point of a beginning in one way again and again.
+    if rng.u8(..3) == 0 {
+        let point = FOUNDING[rng.usize(..FOUNDING.len())];
+        let strike = Fault::Ambush(point, 0, blow(rng));
+        faults.extend((0..8).map(|_| (rng.u64(..trouble), strike)));
+    }
     if changing {
         let changes = changes(rng).into_iter();
         let step = trouble / (changes.len() as u64 + 1);

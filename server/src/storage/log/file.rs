@@ -103,7 +103,8 @@ impl LogFile {
             self.filled += read;
             return Ok(&self.buf[..self.filled.min(len)]);
         }
-        Ok(&self.buf[at..self.filled.min(at + len)])
+        let end = self.filled.min(at + len);
+        Ok(&self.buf[at.min(end)..end])
     }
 
     /// Where the next record begins, or would.

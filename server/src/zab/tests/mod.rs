@@ -521,6 +521,19 @@ fn a_change_of_the_members_that_reached_nobody_is_forgotten() {
 }
 
 #[test]
+fn a_change_that_did_not_reach_the_log_is_forgotten_for_good() {
+    let mut cluster = Cluster::changeable();
+    let follower = (1..=3).find(|sid| *sid != cluster.leader()).unwrap();
+    let mut node = cluster.kill(follower);
+    let committed = node.committed.version;
+    let unlogged = format!("{}version={:x}", text("vvvv"), zxid_of(1, 7));
+    node.proposed = Some(unlogged.parse().unwrap());
+    cluster.revive(follower, node);
+    let kept = cluster.nodes[&follower].proposed.as_ref();
+    assert_eq!(kept.map(|config| config.version), Some(committed));
+}
+
+#[test]
 fn a_quiet_ensemble_stays_as_it_is() {
     let mut cluster = Cluster::all(3, 1);
     cluster.advance(300);
