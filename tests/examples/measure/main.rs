@@ -10,9 +10,11 @@
 //!
 //! ```sh
 //! cargo run --release -p quorate-tests --example measure -- locks
+//! cargo run --release -p quorate-tests --example measure -- waiters
 //! ```
 //!
-//! With `apache` behind it, the same with the servers in `QUORATE_APACHE_CLASSPATH`.
+//! With `apache` behind it, the same with the servers in `QUORATE_APACHE_CLASSPATH`; with a connect
+//! string behind `locks`, on the servers there.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,6 +23,7 @@
 )]
 
 mod locks;
+mod waiters;
 
 use std::env;
 use std::fs;
@@ -63,11 +66,15 @@ fn main() {
         Some("kills") => kills(Cluster::start(seats, Cluster::settings())),
         Some("sessions") => sessions(Cluster::start(seats, Cluster::settings())),
         Some("catch-up") => catch_up(Cluster::start(seats, Cluster::settings())),
-        Some("locks") => {
-            let cluster = Cluster::start(seats, Cluster::settings());
-            locks::locks(&connect_string(&cluster));
-        }
-        _ => println!("one of: kills, sessions, catch-up, locks"),
+        Some("locks") => match arguments.get(1).filter(|servers| servers.contains(':')) {
+            Some(servers) => locks::locks(servers),
+            None => {
+                let cluster = Cluster::start(seats, Cluster::settings());
+                locks::locks(&connect_string(&cluster));
+            }
+        },
+        Some("waiters") => waiters::waiters(&Cluster::start(seats, Cluster::settings())),
+        _ => println!("one of: kills, sessions, catch-up, locks, waiters"),
     }
 }
 
