@@ -363,7 +363,9 @@ impl World {
         let rotten = self.members[at].rot.is_some();
         demand!("P8", rotten, "member {} does not start: {err}", at + 1);
         self.members[at].mend();
-        if self.healed.is_none() && self.checker.can_spare(at) {
+        // Others may still be told of what it had: then it must have it.
+        let is_heard = self.net.wires.values().any(|wire| wire.brings_word_of(at));
+        if self.healed.is_none() && !is_heard && self.checker.can_spare(at) {
             self.trace.note(self.now, || {
                 format!("{}: begins again without data", at + 1)
             });

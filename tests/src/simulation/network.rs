@@ -157,6 +157,12 @@ impl Wire {
         (self.installing && from == 1) || matches!(self.lanes[from].front(), Some(Load::Tree(None)))
     }
 
+    /// Is something under way that a member has said?
+    pub fn brings_word_of(&self, member: usize) -> bool {
+        let mut ends = self.ends.iter().zip(&self.lanes);
+        ends.any(|(end, lane)| end.member == member && !lane.is_empty())
+    }
+
     /// Does nobody wait for anything any more?
     pub fn is_over(&self) -> bool {
         let closed = self.ends.iter().all(|end| !end.open);
