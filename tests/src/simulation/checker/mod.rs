@@ -729,9 +729,10 @@ impl Checker {
             name(member),
             seen.votes
         );
+        let proposed = self.chain.config(seen.appended);
         demand!(
             "E2",
-            seen.config.is_voter(leader),
+            seen.config.is_voter(leader) || proposed.is_voter(leader),
             "{} takes {leader} for its leader, who does not vote",
             name(member)
         );
