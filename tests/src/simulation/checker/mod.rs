@@ -94,6 +94,16 @@ struct Seen {
     found: Option<Sid>,
 }
 
+impl Seen {
+    /// Was this member, which is `own`, told of a quorum that votes for `leader`?
+    fn has_votes_for(&self, leader: Sid, own: Sid) -> bool {
+        self.config.is_quorum(|voter| {
+            let votes = self.votes.get(&voter);
+            voter == own || votes.is_some_and(|votes| votes.contains(&leader))
+        })
+    }
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Checker {
@@ -648,6 +658,10 @@ impl Checker {
     pub fn looks(&mut self, member: usize, told: bool) {
         let seen = &mut self.members[member];
         seen.told |= told;
+        // Whoever was elected and needs another epoch can go on at once.
+        if seen.has_votes_for(sid(member), sid(member)) {
+            seen.found = Some(sid(member));
+        }
         seen.serves = None;
         seen.votes.clear();
     }
@@ -718,13 +732,9 @@ impl Checker {
         if seen.told || found == Some(leader) {
             return Ok(());
         }
-        let voted = |voter: Sid| {
-            let votes = seen.votes.get(&voter);
-            voter == sid(member) || votes.is_some_and(|votes| votes.contains(&leader))
-        };
         demand!(
             "E1",
-            seen.config.is_quorum(voted),
+            seen.has_votes_for(leader, sid(member)),
             "{} takes {leader} for its leader on the votes {:?}",
             name(member),
             seen.votes
