@@ -30,6 +30,8 @@ pub(super) struct Grants {
     most: usize,
     /// Later grants have larger tokens.
     fair: bool,
+    /// Others may create the znode of the same name: the token tells whose it is.
+    shared_name: bool,
     granted: Mutex<Vec<Grant>>,
     /// The newest token that the resource outside of the tree was written with.
     newest: Mutex<i64>,
@@ -43,10 +45,17 @@ impl Grants {
         Grants {
             most,
             fair: most == 1 || most == usize::MAX,
+            shared_name: false,
             granted: Mutex::default(),
             newest: Mutex::default(),
             committed: Mutex::default(),
         }
+    }
+
+    /// Of something whose znode has one name, whoever has it.
+    pub(super) fn by_name(mut self) -> Self {
+        self.shared_name = true;
+        self
     }
 
     /// Something was granted by this znode. Whoever else was granted it, and whose znode is still
@@ -54,7 +63,8 @@ impl Grants {
     pub(super) fn granted(&self, host: &Host, node: &str, token: i64, exclusive: bool) -> Checked {
         host.note(|| format!("granted {token:x} by {node}"));
         let czxid = host.truth(|tree| tree.get(node).map(|node| node.persisted().czxid));
-        let Some(czxid) = czxid else {
+        let own = |czxid: &i64| !self.shared_name || *czxid == token;
+        let Some(czxid) = czxid.filter(own) else {
             // The session has just ended, which its guard is about to hear.
             return Ok(());
         };

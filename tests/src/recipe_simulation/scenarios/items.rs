@@ -214,7 +214,7 @@ impl Queues {
             return broken("early", format!("{item} is taken before it is due"));
         }
         let claims = known.claims.entry(item.to_owned());
-        let claims = Rc::clone(claims.or_insert_with(|| Rc::new(Grants::of(1))));
+        let claims = Rc::clone(claims.or_insert_with(|| Rc::new(Grants::of(1).by_name())));
         drop(known);
         claims.granted(host, claim, token, true)
     }

@@ -134,7 +134,10 @@ impl Locks {
             Kind::Semaphore => PERMITS,
             _ => 1,
         };
-        let grants = [(PATH, Grants::of(most)), (OTHER, Grants::of(most))];
+        let grants = match kind {
+            Kind::Simple => [(PATH, Grants::of(1).by_name()), (OTHER, Grants::of(1))],
+            _ => [(PATH, Grants::of(most)), (OTHER, Grants::of(most))],
+        };
         Rc::new(Locks {
             kind,
             bypass,
