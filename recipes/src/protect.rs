@@ -362,16 +362,20 @@ pub(crate) async fn delete_found(client: &Client, path: &str, found: Result<Opti
 async fn delete_created(client: &Client, path: &str, czxid: i64) -> Result<bool, Error> {
     let unanswered = Unanswered::default();
     let delete = || async {
-        // Each time anew: an attempt whose reply was lost may have made room for somebody else's.
-        let (synced, found) = (client.sync(path), client.exists(path));
-        synced.await?;
-        let Some(stat) = found.await?.filter(|stat| stat.czxid == czxid) else {
-            return Ok(false);
-        };
-        match unanswered.note(client.delete(path, stat.version)).await {
-            Ok(()) => Ok(true),
-            Err(Error::NoNode { .. }) => Ok(false),
-            Err(error) => Err(error),
+        loop {
+            // Each time anew: an attempt whose reply was lost may have made room for somebody else's.
+            let (synced, found) = (client.sync(path), client.exists(path));
+            synced.await?;
+            let Some(stat) = found.await?.filter(|stat| stat.czxid == czxid) else {
+                return Ok(false);
+            };
+            match unanswered.note(client.delete(path, stat.version)).await {
+                Ok(()) => return Ok(true),
+                Err(Error::NoNode { .. }) => return Ok(false),
+                // Its data was changed meanwhile: it is looked at again.
+                Err(Error::BadVersion { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
     };
     let deleted = patient().run_idempotent(delete).await?;
