@@ -586,6 +586,10 @@ async fn list(client: &Client, path: &str) -> Result<Vec<String>, Error> {
 
 /// An item that this consumer has claimed, with the [`Guard`] of the claim. Dropping it gives it
 /// back to its place.
+///
+/// A claim has the name of its item, whoever has it, so neither [transactions](Guard::transaction)
+/// nor [`done`](Item::done) are fenced any more once an operator has deleted its znode and somebody
+/// else has claimed the item, until the guard hears that it is lost.
 #[derive(Debug)]
 #[must_use = "dropping an item gives it back"]
 pub struct Item<T> {

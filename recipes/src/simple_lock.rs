@@ -20,6 +20,9 @@ use crate::settings::{Settings, setters};
 /// try at once, and whoever is quickest wins, so that one can wait for ever while others take turns.
 ///
 /// The znode is named by the user, so any program can create it too, and excludes this one then.
+/// [Transactions](Guard::transaction) are fenced by that name, so the fence does not survive an
+/// operator who deletes the znode of a holder: as soon as somebody else has created it, servers take
+/// it for the holder's, until the holder's guard hears that it is lost.
 /// What happens when the connection is lost, and when a future is dropped, is as for
 /// [`Lock`](crate::Lock).
 ///
