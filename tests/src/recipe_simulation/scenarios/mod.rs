@@ -1,11 +1,14 @@
 //! What the processes of a run do with a recipe, and what it has promised them.
 
 mod barriers;
+mod configs;
 mod copies;
 mod grants;
 mod items;
+mod leases;
 mod locks;
 mod numbers;
+mod presence;
 mod shares;
 
 use std::rc::Rc;
@@ -79,6 +82,10 @@ pub const RECIPES: &[Recipe] = &[
     copies::GROUP,
     shares::PARTITIONER,
     shares::COORDINATION,
+    leases::LEASE,
+    configs::CONFIG_TREE,
+    presence::PERSISTENT_NODE,
+    presence::NAME_SERVICE,
 ];
 
 /// What a transaction does, part by part; nothing if it fails.
