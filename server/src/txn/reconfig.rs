@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use parking_lot::Mutex;
 use quorate_proto::{ErrorCode, ReconfigRequest};
 
-use crate::config::{Member, Members};
+use crate::config::{Member, Members, PeerType};
 use crate::zab::{Link, Membership, Sid};
 
 /// What a leader knows of its ensemble.
@@ -126,8 +126,15 @@ impl Roster {
             version: 0,
             members,
         };
-        // Whoever observes acknowledges nothing before the new members are in force.
-        let here = |sid| sid == self.me || now.learners.values().any(|at| *at == (sid, false));
+        // Whoever observes acknowledges nothing before the new members are in force; and whoever is
+        // to observe by now comes back as one that does.
+        let observes = |sid| {
+            let member = committed.members.servers.get(&sid);
+            member.is_some_and(|member| member.role == PeerType::Observer)
+        };
+        let acknowledges =
+            |sid| !observes(sid) && now.learners.values().any(|at| *at == (sid, false));
+        let here = |sid| sid == self.me || acknowledges(sid);
         if !next.is_quorum(here) {
             return Err(ErrorCode::NEW_CONFIG_NO_QUORUM);
         }
@@ -302,5 +309,18 @@ mod tests {
         let roster = roster(&[2]);
         roster.join(Link(5), 5, true);
         assert_eq!(roster.change(&asked, None), absent, "5 only observes");
+    }
+
+    #[test]
+    fn who_is_to_observe_does_not_count_although_it_still_follows() {
+        let text = format!("{THREE}\nserver.4=d:1:2:observer;3\nversion=100000000");
+        let (members, version) = Members::read(&text).unwrap();
+        let roster = Roster::new(1, Membership { version, members }, false);
+        roster.join(Link(4), 4, false);
+        let asked = request("server.4=d:1:2;3", "2");
+        let absent = Err(ErrorCode::NEW_CONFIG_NO_QUORUM);
+        assert_eq!(roster.change(&asked, None), absent);
+        roster.join(Link(3), 3, false);
+        assert!(roster.change(&asked, None).is_ok());
     }
 }
