@@ -59,6 +59,11 @@ pub(super) fn purge(
     for file in old_snapshots {
         remove(disk, &mut purged, &dirs.data.join(&file.name), file.len)?;
     }
+    if !purged.removed.is_empty() {
+        // A snapshot says that the log goes on behind it: it must not come back after a crash that
+        // its log does not survive.
+        disk.sync_dir(&dirs.data)?;
+    }
     for file in old_logs {
         remove(disk, &mut purged, &dirs.log.join(&file.name), file.len)?;
         // Oldest first, and for good: a log that came back after a crash in front of one that did

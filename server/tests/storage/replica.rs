@@ -11,11 +11,11 @@ use quorate_server::storage::epoch::EpochFile;
 use quorate_server::storage::mem_disk::{MemDisk, Verb};
 use quorate_server::storage::replica::Replica;
 use quorate_server::storage::snapshot::{Head, Progress, Source, StillTree, Tail};
-use quorate_server::storage::{Case, Storage, StorageError};
+use quorate_server::storage::{Case, Options, Storage, StorageError};
 use quorate_server::tree::Tree;
 use quorate_server::zab::{Entry, LogRead, zxid_of};
 
-use crate::support::{DATA, storage};
+use crate::support::{DATA, options, storage, storage_with};
 
 /// A transaction that creates a znode named after it, and says who made it up.
 fn make(tree: &mut Tree, zxid: i64, author: &str) -> Entry {
@@ -465,6 +465,70 @@ fn what_is_purged_while_a_learner_reads_is_a_gap() {
     let kept = storage.log_range().read(30, 60, 1 << 20);
     assert!(matches!(kept, LogRead::Entries(_)));
     assert_eq!(recovers(&disk, &[&history], "purged"), 60);
+}
+
+#[test]
+fn a_crash_amid_a_purge_leaves_no_hole_behind_a_snapshot() {
+    let batches = [(1, 1..=3), (1, 4..=5), (2, 1..=1), (2, 2..=4), (2, 5..=7)];
+    let zxids = |(epoch, counters): &(u32, std::ops::RangeInclusive<u32>)| {
+        let epoch = *epoch;
+        counters.clone().map(move |counter| zxid_of(epoch, counter))
+    };
+    let history = History::new(batches.iter().flat_map(zxids), "a");
+    let apart = |disk: &MemDisk| {
+        let options = Options {
+            log_dir: "/log".into(),
+            ..options()
+        };
+        storage_with(disk, options)
+    };
+    let purge = |cut: Option<u64>| {
+        let disk = MemDisk::new();
+        let storage = apart(&disk);
+        storage.recover().unwrap();
+        let mut replica = Replica::new(storage.clone(), 0);
+        let mut entries = &history.entries[..];
+        for batch in &batches {
+            let (now, rest) = entries.split_at(zxids(batch).count());
+            entries = rest;
+            replica.append(now).unwrap();
+            replica.roll().unwrap();
+            // One at the end of the epoch would tell that something lies in between.
+            if replica.last_zxid() != zxid_of(1, 5) {
+                let tree = history.tree(replica.last_zxid());
+                storage.write_snapshot(&mut StillTree::new(&tree)).unwrap();
+            }
+        }
+        let before = disk.syncs();
+        if let Some(nth) = cut {
+            disk.cut_power_at_sync(before + nth);
+        }
+        (storage.purge(3).is_ok(), disk.syncs() - before, disk)
+    };
+    let (purged, syncs, _) = purge(None);
+    assert!(purged && syncs > 1);
+    let mut left = 0;
+    for nth in 1..=syncs {
+        let (purged, _, disk) = purge(Some(nth));
+        assert!(!purged, "sync {nth}");
+        for seed in 0..24 {
+            let disk = disk.lose_power(seed);
+            let names = disk.names(DATA);
+            left += u32::from(names.iter().any(|name| name == "snapshot.100000003"));
+            let read = apart(&disk)
+                .log_range()
+                .read(zxid_of(1, 3), zxid_of(2, 7), 1 << 20);
+            if let LogRead::Entries(entries) = read {
+                let first = entries.first().map(|entry| entry.zxid);
+                assert_eq!(
+                    first,
+                    Some(zxid_of(1, 4)),
+                    "sync {nth}, seed {seed}: {names:?}"
+                );
+            }
+        }
+    }
+    assert!(left > 0, "the old snapshot never comes back");
 }
 
 /// Lets something happen while a snapshot is taken.
