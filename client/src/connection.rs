@@ -385,6 +385,7 @@ impl Connection {
     fn ping(&mut self, now: Instant) {
         // Output that waits already says that the client lives, once the server reads it.
         if self.wire.unsent() == 0 {
+            self.wire.rest();
             request::write(self.wire.output(), xid::PING, OpCode::Ping, |_| {});
             self.pings.push_back(now);
         }

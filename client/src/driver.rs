@@ -160,7 +160,7 @@ impl Driver {
             status,
             registry: Registry::default(),
             identities: identities.collect(),
-            batch: Vec::with_capacity(BATCH),
+            batch: Vec::new(),
             // A saved session counts from now on as if it had just been heard of.
             last_heard: settings.saved.as_ref().map(|_| Instant::now()),
             session: settings.saved.map(|saved| (saved.id(), saved.password())),
@@ -375,6 +375,9 @@ impl Driver {
                 return Poll::Ready(Ok(End::Left(Ok(()))));
             }
             if !moved {
+                if connection.is_idle() {
+                    connection.wire.pause();
+                }
                 self.observe(connection);
                 return Poll::Pending;
             }

@@ -10,8 +10,12 @@ use quorate_proto::jute::Decode;
 use quorate_proto::{ReplyHeader, frame};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// Room for replies that one read may fill.
+/// Room for replies that one read may fill: at first, and at most, once that has not been enough.
+const FIRST_CHUNK: usize = 2 * 1024;
 const READ_CHUNK: usize = 64 * 1024;
+/// Room that a connection keeps from one request to the next. What is larger takes so long to fill
+/// that it costs little to ask for it again.
+const KEPT: usize = 16 * 1024;
 /// Bodies from this size on are handed out as part of the read buffer. Shorter ones are copied,
 /// for a short body that is kept would keep the whole buffer.
 const SHARE_FROM: usize = READ_CHUNK / 2;
@@ -27,6 +31,8 @@ const HEADER_SIZE: usize = ReplyHeader::MIN_SIZE;
 pub(crate) struct Wire<S> {
     stream: S,
     input: BytesMut,
+    /// How much the next read may fill.
+    chunk: usize,
     output: Vec<u8>,
     /// How much of `output` has left.
     flushed: usize,
@@ -46,7 +52,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn new(stream: S) -> Self {
         Wire {
             stream,
-            input: BytesMut::with_capacity(READ_CHUNK),
+            input: BytesMut::new(),
+            chunk: FIRST_CHUNK,
             output: Vec::new(),
             flushed: 0,
             sent: 0,
@@ -109,9 +116,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// Nothing is under way: gives back room that only a lot needs.
+    pub(crate) fn pause(&mut self) {
+        self.keep(KEPT);
+    }
+
+    /// Nothing has been under way for long: gives back nearly all room.
+    pub(crate) fn rest(&mut self) {
+        self.keep(FIRST_CHUNK);
+    }
+
+    fn keep(&mut self, most: usize) {
+        if self.input.is_empty() && self.input.capacity() > most {
+            self.input = BytesMut::new();
+            self.chunk = most;
+        }
+        if self.output.is_empty() && self.output.capacity() > most {
+            self.output = Vec::new();
+        }
+    }
+
     /// Receives some input.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.input.reserve(READ_CHUNK / 4);
+        if !self.input.is_empty() {
+            self.input.reserve(self.chunk / 4);
+        } else if !self.input.try_reclaim(self.chunk) {
+            self.input = BytesMut::with_capacity(self.chunk);
+        }
+        let room = self.input.capacity() - self.input.len();
         // The future keeps nothing from one poll to the next.
         let read = pin!(self.stream.read_buf(&mut self.input));
         match ready!(read.poll(cx))? {
@@ -120,6 +152,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 "the server closed the connection",
             ))),
             read => {
+                if read == room {
+                    self.chunk = READ_CHUNK.min(self.chunk * 8);
+                }
                 self.received += read as u64;
                 Poll::Ready(Ok(()))
             }
@@ -185,6 +220,7 @@ pub(crate) fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> 
 
 #[cfg(test)]
 mod tests {
+    use futures::poll;
     use quorate_proto::ErrorCode;
     use quorate_proto::jute::Encode;
     use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
@@ -240,6 +276,35 @@ mod tests {
             };
             tokio::join!(sending, receiving);
         }
+    }
+
+    #[tokio::test]
+    async fn room_for_a_lot_is_given_back() {
+        let (mut server, client) = duplex(1 << 20);
+        let mut wire = Wire::new(client);
+        for length in [100, 5000, 20_000, 200_000, 20_000] {
+            server.write_all(&reply(1, length)).await.unwrap();
+            wire.output().resize(length, 0);
+            wire.send_all().await.unwrap();
+            let mut sent = vec![0; length];
+            server.read_exact(&mut sent).await.unwrap();
+            drop(receive(&mut wire).await.unwrap());
+            assert_eq!(
+                poll!(poll_fn(|cx| wire.poll_read(cx))).map_err(drop),
+                Poll::Pending
+            );
+            wire.pause();
+            assert!(wire.input.capacity() <= KEPT && wire.output.capacity() <= KEPT);
+        }
+        wire.rest();
+        assert_eq!((wire.input.capacity(), wire.output.capacity()), (0, 0));
+        // What has come in part is kept.
+        server.write_all(&reply(1, 20_000)[..10_000]).await.unwrap();
+        while wire.input.len() < 10_000 {
+            poll_fn(|cx| wire.poll_read(cx)).await.unwrap();
+        }
+        wire.rest();
+        assert_eq!(wire.input.len(), 10_000);
     }
 
     #[tokio::test]
