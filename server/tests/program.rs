@@ -542,7 +542,8 @@ fn check_of_settings() {
         .finds("warning", "settings", "data is relative");
     let none = Said::from(site.command(&["check", "./none.cfg"]).output().unwrap());
     none.ends_with(1)
-        .finds("error", "settings", "error processing ./none.cfg");
+        .finds("error", "settings", "error processing ./none.cfg")
+        .has("1 checked: 1 errors, 0 warnings");
 }
 
 #[test]

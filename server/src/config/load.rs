@@ -365,7 +365,9 @@ impl Reader {
         self.remark_on_paths();
         for mut problem in self.config.problems() {
             problem.origin = self.origin(&problem.key);
-            let told = |known: &Problem| known.key == problem.key;
+            // What a file that cannot be read lacks, nobody knows.
+            let told =
+                |known: &Problem| known.key == problem.key || known.kind == ProblemKind::Unreadable;
             if !self.problems.iter().any(told) {
                 self.problems.push(problem);
             }

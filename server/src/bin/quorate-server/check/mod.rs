@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use quorate_server::config::{Config, Reading};
+use quorate_server::config::{Config, Problem, ProblemKind, Reading};
 use rustix::process::{Resource, getrlimit};
 
 use crate::{
@@ -127,6 +127,11 @@ pub(crate) fn run(place: &Place, options: &Options) -> Report {
     let mut report = Report::default();
     let reading = place.read();
     settings(place, options, &reading, &mut report);
+    let unreadable = |problem: &Problem| problem.kind == ProblemKind::Unreadable;
+    if reading.problems.iter().any(unreadable) {
+        // Whatever else there is to look at, they say where.
+        return report;
+    }
     let config = &reading.config;
     let running = process(config, options, &mut report);
     data::check(config, running, &mut report);
