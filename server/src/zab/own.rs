@@ -310,13 +310,15 @@ impl Own {
         durable && self.epochs == self.promised && !self.cutting && self.installing.is_none()
     }
 
-    /// Does the member vote in the newest configuration, at the address that the others know?
+    /// Does the member vote in the newest configuration, at the address that the others know? Of one
+    /// that is new they know no other.
     pub(super) fn keeps_its_place(&self) -> bool {
         let place = |config: &Membership| {
             let member = config.members.servers.get(&self.id())?;
             Some(member.addresses.clone())
         };
-        self.last_seen().is_voter(self.id()) && place(self.last_seen()) == place(&self.committed)
+        let moves = place(&self.committed).is_some_and(|old| Some(old) != place(self.last_seen()));
+        self.last_seen().is_voter(self.id()) && !moves
     }
 
     /// Does the member only observe?

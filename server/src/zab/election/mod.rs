@@ -101,6 +101,8 @@ struct Search {
     votes: BTreeMap<Sid, Cast>,
     /// The newest vote of each server that follows or leads, whatever its round.
     settled: BTreeMap<Sid, Cast>,
+    /// What those have who vote in the proposed configuration alone, and do not stand.
+    offers: BTreeMap<Sid, Ballot>,
     /// Who without a vote has asked, and what it was told.
     askers: BTreeMap<Sid, Ballot>,
     /// The pause before the proposal is sent again, doubled each time.
@@ -263,6 +265,7 @@ impl Election {
             proposal: initial,
             votes: BTreeMap::new(),
             settled: BTreeMap::new(),
+            offers: BTreeMap::new(),
             askers: BTreeMap::new(),
             pause: self.interval.0,
             resend_at: now,
@@ -271,13 +274,14 @@ impl Election {
         self.propose(initial);
     }
 
-    /// The vote for itself, of a member that votes.
+    /// The vote for itself, of a member that votes; of one that is to vote only once the proposed
+    /// configuration is committed, what it has to offer.
     fn initial_ballot(&self, credentials: Credentials) -> Ballot {
-        if self.observes() {
+        if self.observes() && !self.is_voter(self.id) {
             return Ballot::NONE;
         }
         Ballot {
-            leader: if self.is_candidate(self.id) {
+            leader: if self.stands(self.id) {
                 self.id
             } else {
                 NOBODY
@@ -344,11 +348,13 @@ impl Election {
         cast: Cast,
         out: &mut Vec<Output>,
     ) -> Option<Decision> {
-        if !self.is_voter(cast.ballot.leader) {
-            tracing::debug!(
-                "server {from} votes for {}, who is no voter",
-                cast.ballot.leader
-            );
+        let leader = cast.ballot.leader;
+        if cast.state == Role::Looking && !self.stands(from) && (leader == NOBODY || leader == from)
+        {
+            self.take_offer(from, cast.ballot, out);
+        }
+        if !self.is_voter(leader) {
+            tracing::debug!("server {from} votes for {leader}, who is no voter");
             return None;
         }
         match cast.state {
@@ -356,6 +362,44 @@ impl Election {
             Role::Observing => None,
             Role::Following | Role::Leading => self.count_settled(from, cast, out),
         }
+    }
+
+    /// Takes in what a voter has that does not stand.
+    fn take_offer(&mut self, from: Sid, offer: Ballot, out: &mut Vec<Output>) {
+        let Some(search) = &mut self.search else {
+            return;
+        };
+        search.offers.insert(from, offer);
+        let proposal = search.proposal;
+        if self.nominee(&proposal).is_some() {
+            self.propose(proposal);
+            self.send_proposal(out);
+        }
+    }
+
+    /// Whom to vote for instead of the leader of `ballot`, if so many of the proposed configuration
+    /// are ahead of that one that no quorum of it would follow. The newest of them has to lead, and
+    /// does not stand before a voter of the committed configuration votes for it.
+    fn nominee(&self, ballot: &Ballot) -> Option<Ballot> {
+        let (search, proposed) = (self.search.as_ref()?, self.proposed.as_ref()?);
+        if !self.stands(self.id) || search.initial.zxid == NO_DATABASE {
+            return None;
+        }
+        let rank = |ballot: &Ballot| (ballot.epoch, ballot.zxid);
+        let offer = |sid| search.offers.get(&sid);
+        let is_ahead = |sid| offer(sid).is_some_and(|offer| rank(offer) > rank(ballot));
+        if proposed.is_quorum(|sid| !is_ahead(sid)) {
+            return None;
+        }
+        let able = search.offers.iter();
+        let able = able.filter(|(sid, _)| proposed.members.weight(**sid) != 0);
+        let (leader, newest) = able.max_by_key(|(sid, offer)| (rank(offer), **sid))?;
+        Some(Ballot {
+            leader: *leader,
+            // None of them goes back to a round that is over.
+            round: search.offers.values().map(|offer| offer.round).max()?,
+            ..*newest
+        })
     }
 
     /// The vote of a server that searches, too.
@@ -367,14 +411,12 @@ impl Election {
         out: &mut Vec<Output>,
     ) -> Option<Decision> {
         let ballot = cast.ballot;
-        let electable = self.is_candidate(ballot.leader);
         let search = self.search.as_mut()?;
         if ballot.round < self.clock {
             out.push(self.notify(from, self.search.as_ref()?.proposal));
             return None;
         }
-        let missing = search.initial.zxid == NO_DATABASE || ballot.zxid == NO_DATABASE;
-        if missing || !electable {
+        if search.initial.zxid == NO_DATABASE || ballot.zxid == NO_DATABASE {
             return None;
         }
         if ballot.round > self.clock {
@@ -444,7 +486,7 @@ impl Election {
             format: 0,
         };
         let agrees = |sid| search.votes.get(&sid).is_some_and(|v| v.agrees(&proposal));
-        let elected = self.is_candidate(search.proposal.leader) && self.is_quorum(agrees);
+        let elected = self.is_voter(search.proposal.leader) && self.is_quorum(agrees);
         let gone = |sid| {
             let reported = self.unreachable.get(&sid);
             reported.is_some_and(|at| now < at + self.finalize_wait)
@@ -482,16 +524,21 @@ impl Election {
         }
     }
 
-    /// Votes for `ballot` in the present round.
+    /// Votes for `ballot` in the present round, or for whom that has to be instead.
     fn propose(&mut self, ballot: Ballot) {
+        let nominee = self.nominee(&ballot);
+        let round = nominee.map_or(self.clock, |nominee| nominee.round.max(self.clock));
         let proposal = Ballot {
-            round: self.clock,
-            ..ballot
+            round,
+            ..nominee.unwrap_or(ballot)
         };
         let votes_itself = self.is_voter(self.id) && self.is_voter(proposal.leader);
         let Some(search) = &mut self.search else {
             return;
         };
+        if round > std::mem::replace(&mut self.clock, round) {
+            search.votes.clear();
+        }
         search.proposal = proposal;
         search.finalize_at = None;
         if votes_itself && search.initial.zxid != NO_DATABASE {
@@ -549,9 +596,9 @@ impl Election {
         self.configs().any(|config| config.is_voter(sid))
     }
 
-    /// Can a server be elected? One of the proposed configuration alone cannot: members that do not
-    /// know of that would not follow it, and may be needed.
-    fn is_candidate(&self, sid: Sid) -> bool {
+    /// Does a server vote for itself? One of the proposed configuration alone does not: members that
+    /// do not know of that would not follow it, and may be needed.
+    fn stands(&self, sid: Sid) -> bool {
         self.committed.is_voter(sid)
     }
 

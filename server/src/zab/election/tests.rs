@@ -590,6 +590,46 @@ fn a_proposed_configuration_keeps_nobody_from_electing() {
 }
 
 #[test]
+fn who_is_needed_and_ahead_is_voted_for_without_standing() {
+    let mut proposed = ensemble(5, &[]);
+    proposed.version = 2;
+    let mut committed = ensemble(2, &[]);
+    committed.version = 1;
+    let both = |net: &mut Net, sid| {
+        net.add(sid, &committed);
+        let member = net.members.get_mut(&sid).unwrap();
+        member.set_membership(committed.clone(), Some(proposed.clone()));
+    };
+    for (zxids, able) in [
+        // 3 and 4 are ahead, and a quorum of the new members does without them.
+        ([6, 6, 7, 7, 6], vec![2]),
+        // It cannot do without three of them.
+        ([6, 6, 7, 8, 7], vec![4]),
+        ([6, 6, 7, 7, 7], vec![5]),
+        // One of the old members is as new as they are, and may be heard first.
+        ([7, 6, 7, 7, 7], vec![1, 5]),
+    ] {
+        for first in 1..=5 {
+            let mut net = Net::new();
+            for sid in 1..=5 {
+                both(&mut net, sid);
+            }
+            for sid in (first..=5).chain(1..first) {
+                net.start(sid, having(zxids[(sid - 1) as usize], 0));
+                if sid >= 3 && first > 2 {
+                    // Its round is ahead, too.
+                    net.start(sid, having(zxids[(sid - 1) as usize], 0));
+                }
+            }
+            net.pass(1000);
+            let leader = net.leader(1).unwrap();
+            assert!(able.contains(&leader), "{zxids:?} {first}: {leader}");
+            assert_eq!(net.leaders(), all(1..=5, leader), "{zxids:?} {first}");
+        }
+    }
+}
+
+#[test]
 fn a_newer_configuration_is_adopted_and_reported() {
     let mut newer = ensemble(3, &[]);
     newer.version = 0x1_0000_0000;

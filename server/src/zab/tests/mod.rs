@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use self::cluster::*;
 use super::election::Notification;
 use super::*;
+use crate::storage::epoch::Epochs;
 
 #[test]
 fn an_ensemble_begins_proposes_and_commits() {
@@ -518,6 +519,44 @@ fn a_change_of_the_members_that_reached_nobody_is_forgotten() {
     cluster.advance(1000);
     cluster.assert_same();
     assert!(cluster.nodes[&3].peer.membership().1.is_none());
+}
+
+/// The leader alone had committed a change, knew that it had, and lost its power before anybody
+/// heard of it and before its own log held what it proposed next.
+#[test]
+fn new_members_that_are_ahead_of_all_old_ones_are_led_by_one_of_them() {
+    let change = change(zxid_of(1, 1), &text("vvvvv"));
+    let config = |roles: &str, zxid: i64| -> Membership {
+        let text = text(roles) + &format!("version={zxid:x}");
+        text.parse().unwrap()
+    };
+    let newer = [vec![change.clone()], entries(1, 2..=4)].concat();
+    for (committed, behind) in [("v", vec![1]), ("vooov", vec![1, 5]), ("vv", vec![1, 2])] {
+        let mut cluster = Cluster::new(1, 0);
+        cluster.reconfig = true;
+        for sid in 1..=5 {
+            let log = match behind.contains(&sid) {
+                true => vec![change.clone()],
+                false => newer.clone(),
+            };
+            let members = (
+                config(committed, zxid_of(1, 0)),
+                Some(config("vvvvv", change.zxid)),
+            );
+            let epochs = Epochs {
+                accepted: 1,
+                current: 1,
+            };
+            cluster.start_with(sid, epochs, (Vec::new(), log), members);
+        }
+        cluster.advance(1000);
+        assert!(!behind.contains(&cluster.leader()), "{committed}");
+        let version = cluster.nodes[&1].committed.version;
+        assert_eq!(version.cast_signed(), change.zxid, "{committed}");
+        cluster.propose(2);
+        cluster.assert_same();
+        assert_eq!(cluster.nodes[&1].tree.len(), 6);
+    }
 }
 
 #[test]

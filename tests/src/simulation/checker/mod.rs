@@ -784,7 +784,8 @@ impl Checker {
             );
             demand!(
                 "P7",
-                seen.config.is_voter(sid(member)),
+                seen.config.is_voter(sid(member))
+                    || self.chain.config(seen.logged).is_voter(sid(member)),
                 "{} offers to lead, and must not vote",
                 name(member)
             );
