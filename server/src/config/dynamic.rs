@@ -87,6 +87,19 @@ impl DynamicFiles {
         self.replace(&self.proposed(), &config.to_string())
     }
 
+    /// Keeps the configuration that a tree shows, durably, before the tree takes the place of the
+    /// history up to `last_zxid`; unless that holds the one that was proposed, and goes by it until
+    /// then.
+    pub fn await_tree(&self, shown: &Membership, last_zxid: i64) -> Result<(), StorageError> {
+        let committed = self.newest()?.unwrap_or(0);
+        let proposed = self.read_membership(&self.proposed())?;
+        let counts = |version: u64| version > committed && version.cast_signed() <= last_zxid;
+        match proposed.is_some_and(|proposed| counts(proposed.version)) {
+            false if shown.version > committed => self.propose(shown),
+            _ => Ok(()),
+        }
+    }
+
     /// Keeps a configuration that was committed, durably, and has the configuration file name it.
     /// One of version 0 was never agreed on: it is in the settings already.
     pub fn activate(&self, config: &Membership) -> Result<(), StorageError> {
@@ -355,6 +368,30 @@ mod tests {
             };
             assert_eq!(files.load(configured).unwrap(), (second, None));
         }
+    }
+
+    #[test]
+    fn what_a_tree_shows_is_kept_unless_the_history_goes_by_another() {
+        let disk = disk();
+        let files = files(&disk);
+        let (in_log, shown) = (0x3_0000_0002, 0x4_0000_0001);
+        let next = || {
+            let next = files.read_membership(&files.proposed()).unwrap();
+            next.map(|config| config.version)
+        };
+        files
+            .await_tree(&membership(0x2_0000_0122, 1..=3), 1)
+            .unwrap();
+        assert_eq!(next(), None, "it is in force already");
+        files.propose(&membership(in_log, 1..=3)).unwrap();
+        files
+            .await_tree(&membership(shown, 2..=3), 0x3_0000_0002)
+            .unwrap();
+        assert_eq!(next(), Some(in_log));
+        files
+            .await_tree(&membership(shown, 2..=3), 0x3_0000_0001)
+            .unwrap();
+        assert_eq!(next(), Some(shown), "the other never came into the log");
     }
 
     #[test]

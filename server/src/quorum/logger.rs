@@ -9,7 +9,7 @@ use crate::config::DynamicFiles;
 use crate::error::ServerError;
 use crate::service::{End, Snapshots};
 use crate::storage::replica::Replica;
-use crate::zab::{Input, Position};
+use crate::zab::{Input, Membership, Position};
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -128,10 +128,14 @@ impl Logger {
                 tree,
                 installing,
             } => {
+                let shown = Membership::shown_by(&tree);
+                if let Some(config) = &shown {
+                    self.files.await_tree(config, self.replica.last_zxid())?;
+                }
                 self.replica.install(&tree)?;
                 quorum.service.rest();
                 quorum.service.replace_tree(*tree);
-                quorum.tell([Input::Installed { link, zxid }]);
+                quorum.tell([Input::Installed { link, zxid, shown }]);
                 drop(installing);
             }
         }

@@ -124,7 +124,7 @@ impl Service {
             members.unwrap_or_default(),
             one_suffices,
         );
-        self.show_config(&roster.committed());
+        self.show_config(&roster);
         self.member.get_or_init(|| Member {
             outlet,
             desk,
@@ -301,6 +301,7 @@ impl Service {
     pub(crate) fn propound(&self, config: Membership) {
         if let Some(member) = self.member.get() {
             member.roster.propound(config);
+            self.submit_job(Job::Show);
         }
     }
 
@@ -308,14 +309,16 @@ impl Service {
     /// that it is known from elsewhere.
     pub(crate) fn activate(&self, config: Membership) {
         if let Some(member) = self.member.get() {
-            member.roster.activate(config.clone());
-            self.submit_job(Job::Show(config));
+            member.roster.activate(config);
+            self.submit_job(Job::Show);
         }
     }
 
-    pub(super) fn show_config(&self, config: &Membership) {
-        let version = config.version.cast_signed();
-        self.tree.write().show_config(&config.to_string(), version);
+    /// Shows the configuration in the tree, as far as no transaction has put it there.
+    pub(super) fn show_config(&self, roster: &Roster) {
+        let mut tree = self.tree.write();
+        let config = roster.upto(tree.last_zxid());
+        tree.show_config(&config.to_string(), config.version.cast_signed());
     }
 
     /// Waits until everything is applied that was given to [`Service::apply`].
@@ -345,7 +348,7 @@ impl Service {
         self.generation.fetch_add(1, Relaxed);
         drop(current);
         if let Some(member) = self.member.get() {
-            self.show_config(&member.roster.committed());
+            self.show_config(&member.roster);
         }
         self.connections.close_sessions();
     }

@@ -17,7 +17,7 @@ use super::{Mode, Service, wall_clock};
 use crate::error::ServerError;
 use crate::tree::Tree;
 use crate::txn::Preparer;
-use crate::zab::{Entry, Link, Membership, zxid_of};
+use crate::zab::{Entry, Link, zxid_of};
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -42,8 +42,8 @@ pub(super) enum Job {
         /// Will what was sent to the leader and is not proposed by now never be?
         handed_over: bool,
     },
-    /// A configuration is in force.
-    Show(Membership),
+    /// The configuration that is in force, or is proposed, has changed.
+    Show,
     /// Somebody waits until everything before this is done, and hears of it by the end of this.
     Rest(Sender<()>),
     /// The member ends.
@@ -109,7 +109,11 @@ impl MemberApplier {
                 self.follow(term, epoch, link, mode);
             }
             Job::Pause { handed_over } => self.pause(handed_over),
-            Job::Show(config) => self.service.show_config(&config),
+            Job::Show => {
+                if let Some(member) = self.service.member.get() {
+                    self.service.show_config(&member.roster);
+                }
+            }
             Job::Rest(done) => drop(done),
             Job::Stop => return ControlFlow::Break(None),
         }

@@ -51,6 +51,17 @@ impl Roster {
         self.now.lock().committed.clone()
     }
 
+    /// The configuration that a history up to `zxid` ends with, as far as is known here. After a
+    /// restart it may be one that is only proposed.
+    pub fn upto(&self, zxid: i64) -> Membership {
+        let now = self.now.lock();
+        let part = |config: &&Membership| {
+            config.version > now.committed.version && config.version.cast_signed() <= zxid
+        };
+        let proposed = now.proposed.as_ref().filter(part);
+        proposed.unwrap_or(&now.committed).clone()
+    }
+
     /// A configuration is in force now.
     pub fn activate(&self, committed: Membership) {
         self.now.lock().committed = committed;

@@ -79,6 +79,9 @@ pub enum Input {
         link: Link,
         /// Its transaction.
         zxid: i64,
+        /// The configuration that it shows, which is kept like a proposed one from before the tree
+        /// is durable.
+        shown: Option<Membership>,
     },
     /// What [`Output::ReadLog`] asked for.
     LogRead {

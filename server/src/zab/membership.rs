@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use super::Sid;
 use crate::config::{Ensemble, Members, PeerType};
+use crate::tree::{CONFIG_PATH, Tree};
 
 /// A configuration of the ensemble.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -23,6 +24,12 @@ impl Membership {
             .servers
             .get(&sid)
             .is_some_and(|member| member.role == PeerType::Participant)
+    }
+
+    /// The configuration that a tree shows, if it shows one.
+    pub fn shown_by(tree: &Tree) -> Option<Membership> {
+        let text = tree.get(CONFIG_PATH)?.data()?;
+        std::str::from_utf8(text).ok()?.parse().ok()
     }
 
     /// Do two mean the same ensemble? Those of one version do, and those with the same servers

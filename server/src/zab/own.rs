@@ -241,13 +241,17 @@ impl Own {
         self.installing.take_if(|installing| *installing == link);
     }
 
-    /// A whole tree has taken the place of everything else.
-    pub(super) fn installed(&mut self, zxid: i64) {
+    /// A whole tree has taken the place of everything else. The configuration that it shows may not
+    /// be committed, and is not to be forgotten, as the tree is not.
+    pub(super) fn installed(&mut self, zxid: i64, shown: Option<Membership>) {
         self.installing = None;
         if !self.is(Mutant::KeepHistory) {
             self.history.replace(zxid);
         }
-        self.withdraw();
+        match shown.filter(|shown| shown.version > self.committed.version) {
+            Some(shown) => self.propound(shown),
+            None => self.withdraw(),
+        }
         self.needs_tree = false;
         self.missing = false;
     }

@@ -279,7 +279,9 @@ impl Peer {
             Input::Durable { position } => own.history.made_durable(position, own.now),
             Input::EpochWritten { file, epoch } => own.epoch_written(file, epoch),
             Input::Truncated { last_zxid } => own.truncated(last_zxid),
-            Input::Installed { zxid, .. } => own.installed(zxid),
+            Input::Installed {
+                zxid, ref shown, ..
+            } => own.installed(zxid, shown.clone()),
             _ => {}
         }
         match (&mut self.state, input) {
@@ -292,7 +294,9 @@ impl Peer {
             (State::Learning(learner), Input::Truncated { last_zxid }) => {
                 return learner.truncated(own, last_zxid);
             }
-            (State::Learning(learner), Input::Installed { link, zxid }) if learner.owns(link) => {
+            (State::Learning(learner), Input::Installed { link, zxid, .. })
+                if learner.owns(link) =>
+            {
                 return learner.installed(own, zxid);
             }
             _ => {}

@@ -346,9 +346,14 @@ impl DiskHost {
             },
             Job::Install { link, dump, .. } => {
                 let tree = dump.load()?;
+                let shown = Membership::shown_by(&tree);
+                if let Some(config) = &shown {
+                    self.files.await_tree(config, self.replica.last_zxid())?;
+                }
                 self.replica.install(&tree)?;
                 let (link, zxid) = (*link, tree.last_zxid());
-                Done::Replaced(Box::new(tree), Input::Installed { link, zxid })
+                let input = Input::Installed { link, zxid, shown };
+                Done::Replaced(Box::new(tree), input)
             }
             Job::Snapshot(dump, purges) => {
                 self.replica.roll()?;

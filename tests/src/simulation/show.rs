@@ -66,7 +66,7 @@ impl fmt::Display for Show<'_, Input> {
             Input::Truncated {
                 last_zxid: Some(zxid),
             } => write!(f, "truncated to {}", Z(*zxid)),
-            Input::Installed { link, zxid } => write!(f, "{link:?}: installed {}", Z(*zxid)),
+            Input::Installed { link, zxid, .. } => write!(f, "{link:?}: installed {}", Z(*zxid)),
             Input::SnapshotBegun { link, zxid } => write!(f, "{link:?}: dumping {}", Z(*zxid)),
             other => write!(f, "{other:?}"),
         }

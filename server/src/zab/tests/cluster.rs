@@ -444,9 +444,12 @@ impl Cluster {
         if let Some((to, link)) = self.links.get(&(sid, link)).copied() {
             let node = self.nodes.get_mut(&to).unwrap();
             node.base = tree.clone();
-            node.tree = tree;
             node.log.clear();
-            self.queue.push_back((to, Input::Installed { link, zxid }));
+            let configs = tree.iter().rev();
+            let shown = configs.filter_map(|e| e.config().unwrap()).next();
+            node.tree = tree;
+            let installed = Input::Installed { link, zxid, shown };
+            self.queue.push_back((to, installed));
         }
     }
 

@@ -559,6 +559,60 @@ fn new_members_that_are_ahead_of_all_old_ones_are_led_by_one_of_them() {
     }
 }
 
+/// Member 2 has a change in its log, did not hear that it is committed, and is sent a tree.
+#[test]
+fn a_tree_that_comes_brings_its_configuration_with_it() {
+    let mut cluster = Cluster::changeable();
+    let old = cluster.nodes[&2].committed.clone();
+    cluster.members = (text("vvvvv") + "version=0").parse().unwrap();
+    cluster.start(4, (0, 0), Vec::new());
+    cluster.start(5, (0, 0), Vec::new());
+    cluster.advance(300);
+    let stale = cluster.kill(1);
+    cluster.reconfigure("--vvv");
+    let mut node = cluster.kill(2);
+    node.proposed = Some(std::mem::replace(&mut node.committed, old.clone()));
+    for _ in 0..6 {
+        cluster.propose(100);
+    }
+    // The leader has no more than the tree.
+    let leader = cluster.leader();
+    let log = std::mem::take(&mut cluster.nodes.get_mut(&leader).unwrap().log);
+    cluster.nodes.get_mut(&leader).unwrap().base.extend(log);
+    let members = (node.committed, node.proposed);
+    cluster.start_with(2, node.epochs, (node.base, node.log), members);
+    cluster.queue.clear();
+    cluster.step(2, Input::Wake);
+    // It connects again to a leader that it has, and hears no votes.
+    cluster.nodes.get_mut(&2).unwrap().peer.end(own::Over {
+        reason: "the tree is needed",
+        next: Some(leader),
+        handed_over: false,
+    });
+    cluster.queue.push_back((2, Input::Wake));
+    let mut over = false;
+    while !over {
+        let (sid, input) = cluster.queue.pop_front().expect("no tree comes");
+        over = sid == 2 && matches!(input, Input::Installed { .. });
+        cluster.step(sid, input);
+    }
+    let node = cluster.kill(2);
+    assert_eq!(node.committed, old, "it did not come as far as NEWLEADER");
+    assert_eq!(node.all(), cluster.nodes[&leader].all());
+    for sid in 3..=5 {
+        cluster.kill(sid);
+    }
+    cluster.queue.clear();
+    cluster.revive(1, stale);
+    cluster.revive(2, node);
+    cluster.advance(30_000);
+    let leads = |sid| cluster.nodes[&sid].peer.is_active_leader();
+    assert!(
+        !leads(1) && !leads(2),
+        "the new members may go on elsewhere"
+    );
+}
+
 #[test]
 fn a_change_that_did_not_reach_the_log_is_forgotten_for_good() {
     let mut cluster = Cluster::changeable();
