@@ -399,6 +399,10 @@ impl Quorum {
                 self.service.apply(entries);
                 aftermath.apply = true;
             }
+            Output::Synced => {
+                self.service.synced();
+                aftermath.apply = true;
+            }
             Output::Looking {
                 reason,
                 handed_over,

@@ -42,14 +42,8 @@ pub(super) enum Answer {
     Refused(ErrorCode),
 }
 
-/// What is waiting for all that was proposed, or asked of the leader, before it.
-#[derive(Debug)]
-struct Barrier {
-    /// `None` once it waits no longer.
-    session: Option<i64>,
-    /// The last transaction that it waits for; `None` where the leader has to say so.
-    behind: Option<i64>,
-}
+/// A session that waits at a barrier; `None` once it waits no longer.
+type Held = Option<i64>;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
@@ -58,7 +52,10 @@ pub(super) struct Gate {
     sessions: HashMap<i64, VecDeque<Waiting>>,
     /// With more sessions, those that wait for nothing are forgotten.
     most: usize,
-    barriers: VecDeque<Barrier>,
+    /// `sync`s, each of which waits for the word of the leader, in the order in which that comes.
+    syncs: VecDeque<Held>,
+    /// Sessions that are resumed on the leader, with the last transaction that each waits for.
+    resumed: VecDeque<(Held, i64)>,
 }
 
 /// Room for so many sessions is always kept.
@@ -116,9 +113,12 @@ impl Gate {
                 answer,
                 blocked,
             };
-            if waiting.is_barrier() {
-                let session = Some(session);
-                self.barriers.push_back(Barrier { session, behind });
+            match (&waiting.answer, behind) {
+                _ if waiting.is_sync() => self.syncs.push_back(Some(session)),
+                (Answer::Resumed { .. }, Some(behind)) => {
+                    self.resumed.push_back((Some(session), behind));
+                }
+                _ => {}
             }
             let queue = self.sessions.entry(session).or_default();
             if queue.is_empty() && !blocked {
@@ -132,7 +132,7 @@ impl Gate {
     /// Makes way for the write that waits for this transaction: barriers in front of it fall, because
     /// the leader had their requests before it numbered this one. True if there were any.
     pub(super) fn uncover(&mut self, header: &TxnHeader) -> bool {
-        if self.barriers.is_empty() {
+        if self.syncs.is_empty() && self.resumed.is_empty() {
             return false;
         }
         let Some(queue) = self.sessions.get_mut(&header.session_id) else {
@@ -149,10 +149,13 @@ impl Gate {
         for waiting in queue.range_mut(..write).filter(|waiting| waiting.blocked) {
             waiting.blocked = false;
             uncovered = true;
-            let session = Some(header.session_id);
-            let mut barriers = self.barriers.iter_mut();
-            if let Some(barrier) = barriers.find(|barrier| barrier.session == session) {
-                barrier.session = None;
+            let is_its = |held: &&mut Held| **held == Some(header.session_id);
+            let held = match waiting.is_sync() {
+                true => self.syncs.iter_mut().find(is_its),
+                false => self.resumed.iter_mut().map(|(held, _)| held).find(is_its),
+            };
+            if let Some(held) = held {
+                *held = None;
             }
         }
         uncovered
@@ -181,23 +184,29 @@ impl Gate {
         queue.pop_front()
     }
 
-    /// Lets the barriers fall for which everything up to `zxid` was to be applied. Answers a session
-    /// that has one of them; to be called until there is none.
+    /// Lets sessions be resumed for which everything up to `zxid` was to be applied. Answers one of
+    /// them; to be called until there is none.
     pub(super) fn passed(&mut self, zxid: i64) -> Option<i64> {
-        while self.barriers.front()?.behind? <= zxid {
-            if let Some(session) = self.released() {
+        while let Some((held, _)) = self.resumed.pop_front_if(|(_, behind)| *behind <= zxid) {
+            let resumes = |waiting: &Waiting| matches!(waiting.answer, Answer::Resumed { .. });
+            if let Some(session) = self.unblock(held, resumes) {
                 return Some(session);
             }
         }
         None
     }
 
-    /// Lets the oldest barrier fall. Answers its session, unless nothing waits there any more.
-    pub(super) fn released(&mut self) -> Option<i64> {
-        let session = self.barriers.pop_front()?.session?;
-        let queue = self.sessions.get_mut(&session)?;
-        let barrier = queue.iter_mut().find(|waiting| waiting.is_barrier())?;
-        barrier.blocked = false;
+    /// The oldest `sync` waits no longer. Answers its session, unless nothing waits there any more.
+    pub(super) fn synced(&mut self) -> Option<i64> {
+        let held = self.syncs.pop_front()?;
+        self.unblock(held, Waiting::is_sync)
+    }
+
+    fn unblock(&mut self, held: Held, is_it: impl Fn(&Waiting) -> bool) -> Option<i64> {
+        let session = held?;
+        let mut queue = self.sessions.get_mut(&session)?.iter_mut();
+        let waiting = queue.find(|waiting| waiting.blocked && is_it(waiting))?;
+        waiting.blocked = false;
         Some(session)
     }
 
@@ -213,7 +222,8 @@ impl Gate {
         unknown: impl Fn(&Waiting) -> bool,
         mut lost: impl FnMut(Waiting),
     ) {
-        self.barriers.clear();
+        self.syncs.clear();
+        self.resumed.clear();
         self.sessions.retain(|_, queue| {
             if queue.iter().any(&unknown) {
                 queue.drain(..).for_each(&mut lost);
@@ -239,7 +249,13 @@ impl Waiting {
         self.origin.xid == header.cxid && (!closes || op == OpCode::CloseSession)
     }
 
-    fn is_barrier(&self) -> bool {
-        self.blocked && !matches!(self.answer, Answer::Write { .. })
+    fn is_sync(&self) -> bool {
+        matches!(
+            self.answer,
+            Answer::Local {
+                op: OpCode::Sync,
+                ..
+            }
+        )
     }
 }

@@ -1,10 +1,11 @@
 //! The service of a member of an ensemble, as the driver of Zab sees it.
 //!
 //! What [`Peer`](crate::zab::Peer) puts out for the service has a method of the same name here:
-//! `Apply` → [`Service::apply`], `Lead` → [`Service::lead`], `Follow` → [`Service::follow`],
-//! `Looking` → [`Service::pause`], `LearnerJoined` → [`Service::learner_joined`], `LearnerLeft` →
-//! [`Service::learner_left`], `Deliver` → [`Service::deliver`]. They are called in the order of the
-//! outputs; none of them waits for anything but short locks.
+//! `Apply` → [`Service::apply`], `Synced` → [`Service::synced`], `Lead` → [`Service::lead`],
+//! `Follow` → [`Service::follow`], `Looking` → [`Service::pause`], `LearnerJoined` →
+//! [`Service::learner_joined`], `LearnerLeft` → [`Service::learner_left`], `Deliver` →
+//! [`Service::deliver`]. They are called in the order of the outputs; none of them waits for
+//! anything but short locks.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use bytes::Bytes;
 use quorate_proto::OpCode;
 use quorate_proto::jute::{Decode, Encode};
 
@@ -43,12 +45,13 @@ pub(crate) struct Proposals {
     epoch: u32,
     /// Slices of one buffer of log records.
     entries: Vec<Entry>,
-    /// Learners that want to hear when so many of the entries are committed, and no more.
-    syncs: Vec<(usize, Link)>,
+    /// Learners, or clients of the leader, that want to hear when so many of the entries are
+    /// committed, and no more.
+    syncs: Vec<(usize, Option<Link>)>,
 }
 
 impl Proposals {
-    pub(super) fn new(epoch: u32, entries: Vec<Entry>, syncs: Vec<(usize, Link)>) -> Self {
+    pub(super) fn new(epoch: u32, entries: Vec<Entry>, syncs: Vec<(usize, Option<Link>)>) -> Self {
         Proposals {
             epoch,
             entries,
@@ -72,7 +75,7 @@ impl Proposals {
                 inputs.push(Input::Propose { epoch, entries });
                 proposed = behind;
             }
-            inputs.push(Input::Sync { link });
+            inputs.push(Input::Sync { epoch, link });
         }
         if !entries.is_empty() {
             inputs.push(Input::Propose { epoch, entries });
@@ -98,6 +101,9 @@ impl Member {
         self.reported.load(Relaxed)
     }
 }
+
+/// Milliseconds in which a learner looks through its sessions for the leader once at most.
+const REPORT_PAUSE: u64 = 10;
 
 /// Bytes of a session and its timeout, as a list of them has it.
 const SESSION_SIZE: usize = size_of::<i64>() + size_of::<i32>();
@@ -171,6 +177,14 @@ impl Service {
     pub(crate) fn apply(&self, entries: Vec<Entry>) {
         if let Some(member) = self.member.get() {
             member.desk.leave(Job::Apply(entries));
+        }
+    }
+
+    /// The leader: what the oldest sync of its own clients has waited for is applied by now, or was
+    /// left to be. See to it as with [`Service::apply`].
+    pub(crate) fn synced(&self) {
+        if let Some(member) = self.member.get() {
+            member.desk.leave(Job::Synced);
         }
     }
 
@@ -353,9 +367,15 @@ impl Service {
         self.connections.close_sessions();
     }
 
-    /// A learner: tells the leader which sessions were heard from since the last time.
+    /// A learner: tells the leader which sessions were heard from since the last time, unless that
+    /// was just now: each `sync` may bring a PING.
     fn answer_ping(&self, member: &Member, link: Link, zxid: i64) {
-        let since = member.reported.swap(self.now(), Relaxed);
+        let (now, since) = (self.now(), member.reported.load(Relaxed));
+        if now < since + REPORT_PAUSE {
+            let sessions = Bytes::new();
+            return member.outlet.send(link, &[Packet::Ping { zxid, sessions }]);
+        }
+        member.reported.store(now, Relaxed);
         let mut heard = Vec::new();
         let mut tracker = self.sessions.lock();
         let sessions: Vec<_> = tracker.heard(since).collect();
@@ -478,7 +498,7 @@ impl Service {
         };
         let moved = session.is_some_and(|session| !session.is_at(sid));
         match op {
-            OpCode::Sync => queue.push_sync(link),
+            OpCode::Sync => queue.push_sync(Some(link)),
             OpCode::CreateSession => {
                 let timeout = timeout_in(&request.body);
                 let mut sessions = self.sessions.lock();

@@ -71,9 +71,9 @@ pub(crate) struct Batch {
     /// Bodies of local requests, one behind the other.
     pub(crate) bodies: Vec<u8>,
     pub(crate) work: Vec<Work>,
-    /// Learners that want to hear when everything in front is committed, and how many transactions
-    /// that is.
-    syncs: Vec<(usize, Link)>,
+    /// Learners, or clients of this server, that want to hear when everything in front is committed,
+    /// and how many transactions that is.
+    syncs: Vec<(usize, Option<Link>)>,
 }
 
 /// Empty batches that are kept.
@@ -458,16 +458,15 @@ impl Queue {
 
     /// Queues a request that has to wait for those in front of it.
     pub(crate) fn push_local(&mut self, op: OpCode, body: &[u8], ids: &Ids, origin: Origin) {
-        if op == OpCode::Sync
-            && let Role::Following(upstream) = &mut self.role
-        {
-            if PathRecord::from_slice(body).is_err() {
-                return self.refuse(ErrorCode::MARSHALLING_ERROR, origin);
-            }
+        if op != OpCode::Sync {
+            self.restless = true;
+        } else if PathRecord::from_slice(body).is_err() {
+            return self.refuse(ErrorCode::MARSHALLING_ERROR, origin);
+        } else if let Role::Following(upstream) = &mut self.role {
             let asker = (origin.session, origin.xid);
             upstream.forward(asker, op, body, Arc::clone(ids));
         } else {
-            self.restless = true;
+            self.push_sync(None);
         }
         let start = self.batch.bodies.len();
         self.batch.bodies.extend_from_slice(body);
@@ -479,8 +478,9 @@ impl Queue {
         });
     }
 
-    /// Tells a learner once everything that is queued so far is committed.
-    pub(super) fn push_sync(&mut self, link: Link) {
+    /// Tells a learner, or a client of this server, once everything that is queued so far is
+    /// committed.
+    pub(super) fn push_sync(&mut self, link: Option<Link>) {
         if let Some(last) = self.last_zxid() {
             let batch = &mut self.batch;
             let behind = match batch.records.is_empty() {

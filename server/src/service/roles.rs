@@ -26,7 +26,8 @@ pub(super) enum Job {
     Look,
     /// Committed transactions.
     Apply(Vec<Entry>),
-    /// The leader has sent all that was committed when the oldest sync was asked for.
+    /// The leader says that all which was committed when the oldest sync was asked for is applied
+    /// before this.
     Synced,
     /// Lead.
     Lead { term: u64, epoch: u32 },
@@ -216,7 +217,7 @@ impl MemberApplier {
         let service = Arc::clone(&self.service);
         let tree = service.tree();
         self.applier.begin(&tree);
-        if let Some(session) = self.gate.released() {
+        if let Some(session) = self.gate.synced() {
             self.advance(&tree, session);
         }
         drop(tree);

@@ -107,10 +107,14 @@ pub enum Input {
         /// The transactions.
         entries: Vec<Entry>,
     },
-    /// A learner wants to hear when everything proposed so far is committed.
+    /// Somebody wants to hear when everything proposed so far is committed, from a leader that a
+    /// quorum still follows. It is ignored if it no longer leads; else the answer is
+    /// [`Packet::Sync`] or [`Output::Synced`], in the order of these.
     Sync {
-        /// The learner's.
-        link: Link,
+        /// The epoch in which it was asked.
+        epoch: u32,
+        /// The learner's, or `None` for a client of the leader itself.
+        link: Option<Link>,
     },
     /// Stop leading, in favour of a follower that has everything; `None` lets the leader choose.
     /// Whoever says so has stopped to number transactions: no [`Input::Propose`] follows in this
@@ -298,6 +302,9 @@ pub enum Output {
         /// What.
         packet: Packet,
     },
+    /// What the oldest unanswered [`Input::Sync`] without a link waited for has come to the tree, or
+    /// does with what is to be applied before.
+    Synced,
     /// A configuration has been proposed, and is to survive a restart.
     Propound {
         /// The configuration.

@@ -65,11 +65,15 @@ pub enum Mutant {
     OfferEarly,
     /// Says that everything is committed before it is.
     SyncEarly,
+    /// Says that everything is committed although nobody may follow it any more.
+    SyncUnconfirmed,
+    /// Believes those who still follow it, although they said so before it was asked.
+    SyncByOldRound,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 30] = [
+    pub const ALL: [Mutant; 32] = [
         Mutant::AckEarly,
         Mutant::JoinEarly,
         Mutant::EpochBeforeHistory,
@@ -100,5 +104,7 @@ impl Mutant {
         Mutant::KeepUncommitted,
         Mutant::OfferEarly,
         Mutant::SyncEarly,
+        Mutant::SyncUnconfirmed,
+        Mutant::SyncByOldRound,
     ];
 }

@@ -315,7 +315,7 @@ impl Peer {
             Input::LogRead { link, read } => leader.log_read(own, link, read),
             Input::SnapshotBegun { link, zxid } => leader.snapshot_begun(own, link, zxid),
             Input::Propose { epoch, entries } => return leader.propose(own, epoch, entries),
-            Input::Sync { link } => leader.sync(own, link),
+            Input::Sync { epoch, link } => leader.sync(own, epoch, link),
             Input::HandOver { to } => return leader.hand_over(own, to),
             _ => {}
         }

@@ -5,10 +5,9 @@
 //! has gone out, from memory, else from the log on disk, else as a whole tree, so that it takes no
 //! memory however far behind it is.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 
+use super::leader::confirmation::Syncs;
 use super::own::Own;
 use super::sync::{Plan, plan};
 use super::{
@@ -40,8 +39,9 @@ pub(super) struct Remote {
     pub(super) sent: i64,
     /// The last transaction of which it was told that it is committed.
     told: i64,
-    /// The syncs that it waits for: each is answered when it has been told of this transaction.
-    syncs: VecDeque<i64>,
+    /// What it waits for.
+    pub(super) syncs: Syncs,
+    pings: Pings,
     /// The transaction whose acknowledgement is awaited, and since when.
     tracked: Option<(i64, Millis)>,
     flow: Flow,
@@ -70,6 +70,15 @@ pub(super) enum Stage {
     Joined,
 }
 
+/// PINGs since it serves: before, it answers none; from then on each, in their order.
+#[derive(Debug, Default)]
+struct Pings {
+    sent: u64,
+    answered: u64,
+    /// The first one of the leader's round, if it was sent one.
+    of_round: Option<u64>,
+}
+
 /// What is on its way to a learner.
 #[derive(Debug, Default)]
 struct Flow {
@@ -91,6 +100,8 @@ pub(super) struct Terms {
     pub(super) active: bool,
     /// The last transaction that is, or for this synchronisation counts as, committed.
     pub(super) committed: i64,
+    /// The last round in which a quorum has said that it still follows.
+    pub(super) confirmed: u64,
 }
 
 impl Remote {
@@ -106,7 +117,8 @@ impl Remote {
             acked: 0,
             sent: 0,
             told: 0,
-            syncs: VecDeque::new(),
+            syncs: Syncs::default(),
+            pings: Pings::default(),
             tracked: None,
             flow: Flow::default(),
         }
@@ -294,14 +306,14 @@ impl Remote {
             self.sent = zxid;
             if self.observer && self.stage > Stage::Syncing {
                 own.send_inform(self.link, entry);
-                self.has_told(own, zxid);
+                self.has_told(own, terms, zxid);
                 continue;
             }
             own.send(self.link, Packet::Proposal(entry));
             self.track(own.now);
             if !self.features.extended() && zxid <= terms.committed {
                 own.send_commit(self.link, zxid);
-                self.has_told(own, zxid);
+                self.has_told(own, terms, zxid);
             }
         }
         self.tell(own, terms);
@@ -332,6 +344,7 @@ impl Remote {
 
     /// Tells how much of what it was sent is committed.
     fn tell(&mut self, own: &mut Own, terms: &Terms) {
+        self.answer_syncs(own, terms);
         let zxid = terms.committed.min(self.sent);
         if zxid <= self.told {
             return;
@@ -343,31 +356,57 @@ impl Remote {
             for version in crossed.into_iter().chain([zxid]) {
                 own.send_commit(self.link, version);
             }
-            self.has_told(own, zxid);
+            self.has_told(own, terms, zxid);
         } else {
             // Older epochs were told of one by one as they were sent.
             let from = self.told.max(zxid_of(epoch_of(zxid), 0));
             for zxid in from + 1..=zxid {
                 own.send_commit(self.link, zxid);
-                self.has_told(own, zxid);
+                self.has_told(own, terms, zxid);
             }
         }
     }
 
     /// Takes note of what it was told of, and answers the syncs that waited for just that: servers of
     /// Apache's get stuck where such an answer comes out of the order of the commits.
-    fn has_told(&mut self, own: &mut Own, zxid: i64) {
+    fn has_told(&mut self, own: &mut Own, terms: &Terms, zxid: i64) {
         self.told = zxid;
-        while self.syncs.front().is_some_and(|behind| *behind <= zxid) {
-            self.syncs.pop_front();
+        self.answer_syncs(own, terms);
+    }
+
+    pub(super) fn answer_syncs(&mut self, own: &mut Own, terms: &Terms) {
+        for _ in 0..self.syncs.take(self.told, terms) {
             own.send(self.link, Packet::Sync);
         }
     }
 
-    /// Answers a sync once the learner has been told of everything up to `behind`.
-    pub(super) fn sync(&mut self, own: &mut Own, behind: i64) {
-        self.syncs.push_back(behind);
-        self.has_told(own, self.told);
+    /// Asks for a sign of life.
+    pub(super) fn ping(&mut self, own: &mut Own) {
+        let (zxid, sessions) = (own.history.last(), Bytes::new());
+        own.send(self.link, Packet::Ping { zxid, sessions });
+        if self.stage == Stage::Joined {
+            self.pings.sent += 1;
+            self.pings.of_round.get_or_insert(self.pings.sent);
+        }
+    }
+
+    /// It has answered.
+    pub(super) fn ponged(&mut self) {
+        self.pings.answered = self.pings.sent.min(self.pings.answered + 1);
+    }
+
+    /// The leader begins a round.
+    pub(super) fn begin_round(&mut self, own: &mut Own) {
+        self.pings.of_round = None;
+        if self.stage == Stage::Joined {
+            self.ping(own);
+        }
+    }
+
+    /// Has it said in the leader's round that it still follows?
+    pub(super) fn confirms(&self) -> bool {
+        let asked = self.pings.of_round;
+        asked.is_some_and(|ping| ping <= self.pings.answered)
     }
 
     /// The learner has made everything up to `zxid` durable.

@@ -230,7 +230,6 @@ impl World {
     pub(super) fn client_hears(&mut self, at: usize, id: ConnId, tell: Tell) -> Checked {
         self.trace
             .note(self.now, || format!("client {at} hears {tell:?}"));
-        let member = self.conns[&id].member;
         let healed = self.healed.is_some();
         let client = &mut self.clients[at];
         client.heard = self.now;
@@ -254,11 +253,8 @@ impl World {
                 client.waiting.retain(|waiting| *waiting != cxid);
                 client.seen = client.seen.max(zxid);
                 let session = client.session.unwrap_or_default();
-                let newest = self.checker.serves(member) == Some(self.checker.established);
                 let chain = &self.checker.chain;
-                let wrote = self
-                    .history
-                    .answered(session, cxid, zxid, answer, newest, chain)?;
+                let wrote = self.history.answered(session, cxid, zxid, answer, chain)?;
                 if healed && wrote {
                     client.writes += 1;
                     client.content = client.writes >= 3;

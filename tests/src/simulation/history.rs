@@ -30,7 +30,7 @@ struct Call {
 pub struct History {
     calls: Vec<Call>,
     by_cxid: BTreeMap<(i64, i32), usize>,
-    /// The newest write that was acknowledged to anybody.
+    /// The newest transaction that anybody was told of.
     known: i64,
     /// The last write that was acknowledged on a connection.
     last_on: BTreeMap<ConnId, i64>,
@@ -71,15 +71,13 @@ impl History {
         });
     }
 
-    /// A client is answered; `up_to_date` if by the newest leader or one of its followers. Says
-    /// whether a write was acknowledged.
+    /// A client is answered. Says whether a write was acknowledged.
     pub fn answered(
         &mut self,
         session: i64,
         cxid: i32,
         zxid: i64,
         answer: Answer,
-        up_to_date: bool,
         chain: &Chain,
     ) -> Checked<bool> {
         let Some(at) = self.by_cxid.get(&(session, cxid)) else {
@@ -95,9 +93,13 @@ impl History {
             Z(*floor)
         );
         *floor = zxid;
-        if call.op == Op::Sync && up_to_date {
-            *floor = zxid.max(call.known);
-        }
+        demand!(
+            "linearizability",
+            call.op != Op::Sync || zxid >= call.known,
+            "a sync of session {session:x} is answered at {}, and {} was known before it was asked",
+            Z(zxid),
+            Z(call.known)
+        );
         if call.op.is_write() {
             let last = self.last_on.entry(call.conn).or_insert(0);
             demand!(
@@ -125,11 +127,11 @@ impl History {
                 "session {session:x} is told that {} is its request {cxid}, and it is {header:x?}",
                 Z(zxid)
             );
-            self.known = self.known.max(zxid);
             self.writes += 1;
         } else {
             self.reads += 1;
         }
+        self.known = self.known.max(zxid);
         call.answer = Some((zxid, answer));
         Ok(call.op.is_write())
     }

@@ -241,7 +241,9 @@ impl World {
                     | Packet::InformAndActivate { .. },
                 ..
             } => self.checker.is_told(at),
-            Input::Sync { link } => {
+            Input::Sync {
+                link: Some(link), ..
+            } => {
                 let process = self.members[at].process.as_ref();
                 let wire = process.and_then(|process| process.links.get(link));
                 if let Some((wire, _)) = wire {
@@ -340,6 +342,9 @@ impl World {
             }
             Output::Truncate { zxid } => self.queue_job(at, Job::Truncate { zxid }),
             Output::Apply { entries } => self.apply(at, &entries)?,
+            Output::Synced => {
+                self.serve(at, |service, tree, _, wishes| service.synced(tree, wishes))?;
+            }
             Output::Looking { handed_over, .. } => {
                 self.checker.looks(at, handed_over);
                 self.serve(at, |service, _, _, wishes| service.pause(wishes))?;
@@ -424,10 +429,16 @@ impl World {
 
     pub(super) fn apply(&mut self, at: usize, entries: &[Entry]) -> Checked {
         for entry in entries {
+            let parsed = TxnEntry::from_slice(&entry.bytes);
+            if let Ok(parsed) = &parsed {
+                self.serve(at, |service, tree, _, wishes| {
+                    service.uncover(&parsed.header, tree, wishes);
+                })?;
+            }
             let Some(process) = self.members[at].process.as_deref_mut() else {
                 return Ok(());
             };
-            if let Ok(parsed) = TxnEntry::from_slice(&entry.bytes) {
+            if let Ok(parsed) = &parsed {
                 process.tree.apply(&parsed.header, &parsed.txn, &mut ());
             }
             process.since_snapshot += 1;

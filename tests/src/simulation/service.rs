@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_proto::jute::{Decode as _, Encode as _, Reader};
-use quorate_proto::{OpCode, Txn, TxnEntry, path};
+use quorate_proto::{OpCode, Txn, TxnEntry, TxnHeader, path};
 use quorate_server::storage::log::record_body;
 use quorate_server::tree::Tree;
 use quorate_server::txn::{Internal, Preparer, Requester, Roster, Rules};
@@ -85,8 +85,8 @@ enum Role {
         deadlines: BTreeMap<i64, Millis>,
         /// It numbers nothing any more.
         resigned: bool,
-        /// Own clients' `sync`s, with the transaction that each waits for.
-        syncs: VecDeque<(i64, ConnId, i32)>,
+        /// Own clients' `sync`s, in the order in which the peer was told of them.
+        syncs: VecDeque<(ConnId, i32)>,
     },
     Follows {
         link: Link,
@@ -295,10 +295,12 @@ impl Service {
         let waiting = match &mut self.role {
             _ if !write && op != Op::Sync => Waiting::Read(op),
             Role::Paused | Role::Leads { resigned: true, .. } => Waiting::Unsent(op),
-            Role::Leads {
-                preparer, syncs, ..
-            } if op == Op::Sync => {
-                syncs.push_back((preparer.last_zxid(), id, cxid));
+            Role::Leads { epoch, syncs, .. } if op == Op::Sync => {
+                syncs.push_back((id, cxid));
+                wishes.inputs.push(Input::Sync {
+                    epoch: *epoch,
+                    link: None,
+                });
                 Waiting::Sent { write }
             }
             Role::Leads { .. } => {
@@ -323,7 +325,6 @@ impl Service {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.waiting.push_back((cxid, waiting));
         }
-        self.finish_syncs(tree, wishes);
         self.read(id, tree, wishes);
     }
 
@@ -402,7 +403,10 @@ impl Service {
     ) {
         match packet {
             Packet::Request(request) if request.op == OpCode::Sync.number() => {
-                wishes.inputs.push(Input::Sync { link });
+                if let Role::Leads { epoch, .. } = self.role {
+                    let link = Some(link);
+                    wishes.inputs.push(Input::Sync { epoch, link });
+                }
             }
             Packet::Request(request) => {
                 if let Ok(op) = OpCode::try_from(request.op) {
@@ -411,14 +415,17 @@ impl Service {
                 }
             }
             Packet::Ping { zxid, sessions } => self.ping(link, zxid, &sessions, now, wishes),
-            Packet::Sync => {
-                if let Role::Follows { syncs, .. } = &mut self.role
-                    && let Some((id, cxid)) = syncs.pop_front()
-                {
-                    self.reply(id, cxid, tree, Answer::Done, wishes);
-                }
-            }
+            Packet::Sync => self.synced(tree, wishes),
             _ => {}
+        }
+    }
+
+    /// The oldest `sync` has come to its end.
+    pub fn synced(&mut self, tree: &Tree, wishes: &mut Wishes) {
+        if let Role::Leads { syncs, .. } | Role::Follows { syncs, .. } = &mut self.role
+            && let Some((id, cxid)) = syncs.pop_front()
+        {
+            self.reply(id, cxid, tree, Answer::Done, wishes);
         }
     }
 
@@ -440,6 +447,24 @@ impl Service {
                 wishes.packets.push((link, Packet::Ping { zxid, sessions }));
             }
             Role::Paused => {}
+        }
+    }
+
+    /// A transaction is about to be applied: the leader had the `sync`s in front of its request
+    /// before it numbered this, so that they are over.
+    pub fn uncover(&mut self, header: &TxnHeader, tree: &Tree, wishes: &mut Wishes) {
+        let is_write = |waiting: &Waiting| matches!(waiting, Waiting::Sent { write: true });
+        let mut conns = self.conns.iter();
+        let asked = conns.find_map(|(id, conn)| {
+            let mut waiting = conn.waiting.iter();
+            let (cxid, _) = waiting.find(|(_, waiting)| is_write(waiting))?;
+            (conn.session == header.session_id && *cxid == header.cxid).then_some(*id)
+        });
+        while let Some(id) = asked
+            && let Some(conn) = self.conns.get(&id)
+            && let Some((cxid, Waiting::Sent { write: false })) = conn.waiting.front()
+        {
+            self.reply(id, *cxid, tree, Answer::Done, wishes);
         }
     }
 
@@ -478,17 +503,6 @@ impl Service {
                 }
                 !over
             });
-        }
-        self.finish_syncs(tree, wishes);
-    }
-
-    fn finish_syncs(&mut self, tree: &Tree, wishes: &mut Wishes) {
-        while let Role::Leads { syncs, .. } = &mut self.role
-            && let Some((zxid, id, cxid)) = syncs.front().copied()
-            && zxid <= tree.last_zxid().max(zxid & !0xffff_ffff)
-        {
-            syncs.pop_front();
-            self.reply(id, cxid, tree, Answer::Done, wishes);
         }
     }
 

@@ -80,7 +80,7 @@ struct Driver {
     holding: bool,
     held: Vec<Entry>,
     held_count: Arc<AtomicUsize>,
-    syncs: Vec<Link>,
+    syncs: Vec<Option<Link>>,
 }
 
 impl Driver {
@@ -127,7 +127,7 @@ impl Driver {
                         assert_eq!(epoch, self.epoch);
                         self.held.extend(entries);
                     }
-                    Input::Sync { link } => self.syncs.push(link),
+                    Input::Sync { link, .. } => self.syncs.push(link),
                     other => panic!("{other:?} is no proposal"),
                 }
             }
@@ -158,6 +158,12 @@ impl Driver {
             }
         }
         for sync in self.syncs.drain(..) {
+            let Some(sync) = sync else {
+                let leader = &self.services[self.leader.unwrap()];
+                leader.synced();
+                leader.call_applier();
+                continue;
+            };
             let (leader, learner) = (sync.0 as usize / 100, sync.0 as usize % 100);
             self.services[learner].deliver(vec![(link(learner, leader), Packet::Sync)]);
         }

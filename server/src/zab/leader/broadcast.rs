@@ -121,7 +121,8 @@ impl Leader {
 
     fn commit(&mut self, own: &mut Own, zxid: i64) -> Turn {
         let mut next = None;
-        if own.pending_config() == Some(zxid) {
+        let changes = own.pending_config() == Some(zxid);
+        if changes {
             let stays = own.keeps_its_place();
             own.activate_upto(zxid);
             let leader = match stays {
@@ -135,6 +136,11 @@ impl Leader {
         let terms = self.terms(own);
         for remote in self.learners.values_mut() {
             remote.committed(own, &terms);
+        }
+        self.answer_syncs(own);
+        if changes {
+            // Of the members that are in force now, a quorum may have answered already.
+            self.confirm(own);
         }
         match next {
             None => Ok(()),
@@ -156,17 +162,5 @@ impl Leader {
         });
         let newest = ready.map(|r| (r.acked, r.sid)).max();
         newest.map_or(own.id(), |(_, sid)| sid)
-    }
-
-    /// A learner wants to hear when everything proposed so far is committed.
-    pub(in crate::zab) fn sync(&mut self, own: &mut Own, link: Link) {
-        let last = match own.is(Mutant::SyncEarly) {
-            true => 0,
-            false => own.history.last(),
-        };
-        let learner = self.learners.get_mut(&link);
-        if let Some(remote) = learner.filter(|remote| remote.stage == Stage::Joined) {
-            remote.sync(own, last);
-        }
     }
 }

@@ -253,6 +253,9 @@ impl Leader {
                     observer: remote.observer,
                     features: remote.features,
                 });
+                if self.confirmation.is_open() {
+                    remote.ping(own);
+                }
             }
         }
     }

@@ -1,13 +1,13 @@
 //! The part of a member that leads (spec: quorum protocol, sections 3 to 6).
 
 mod broadcast;
+pub(super) mod confirmation;
 mod founding;
 mod succession;
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
+use self::confirmation::Confirmation;
 use self::succession::Handing;
 use super::own::{Over, Own, Turn};
 use super::remote::{Remote, Stage, Terms};
@@ -28,6 +28,7 @@ pub(super) struct Leader {
     beat_at: Millis,
     /// Beats since a quorum followed.
     lonely_beats: u32,
+    confirmation: Confirmation,
     /// Has it asked for the last proposal, to begin a new epoch?
     resigned: bool,
     handing: Option<Handing>,
@@ -70,6 +71,7 @@ impl Leader {
             until: own.now + limit,
             beat_at: own.now + own.settings.tick / 2,
             lonely_beats: 0,
+            confirmation: Confirmation::default(),
             resigned: false,
             handing: None,
             round,
@@ -147,11 +149,9 @@ impl Leader {
         for (link, reason) in late {
             self.drop_learner(own, link, reason);
         }
-        let zxid = own.history.last();
-        for (link, remote) in &self.learners {
+        for remote in self.learners.values_mut() {
             if remote.stage >= Stage::Acked {
-                let sessions = Bytes::new();
-                own.send(*link, Packet::Ping { zxid, sessions });
+                remote.ping(own);
             }
         }
         // A follower that has lost its connection has the time of a beat to come back.
@@ -234,11 +234,12 @@ impl Leader {
             (Stage::Acked | Stage::Joined, Packet::Ack { zxid }) => {
                 return self.acknowledged(own, link, zxid);
             }
-            (
-                Stage::Joined,
-                packet @ (Packet::Request(_) | Packet::Revalidate(_) | Packet::Ping { .. }),
-            ) => {
+            (Stage::Joined, packet @ (Packet::Request(_) | Packet::Revalidate(_))) => {
                 own.out.push(Output::Deliver { link, packet });
+            }
+            (Stage::Joined, packet @ Packet::Ping { .. }) => {
+                own.out.push(Output::Deliver { link, packet });
+                self.ponged(own, link);
             }
             (Stage::Acked, Packet::Ping { .. })
             | (Stage::Acked | Stage::Joined, Packet::Unknown { .. }) => {}
@@ -255,6 +256,7 @@ impl Leader {
                 true => own.history.applied(),
                 false => self.initial,
             },
+            confirmed: self.confirmation.over(),
         }
     }
 

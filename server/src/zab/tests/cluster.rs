@@ -44,6 +44,8 @@ pub(super) struct Cluster {
     pub(super) clogged: BTreeSet<Sid>,
     /// Members that hear nothing of the others.
     pub(super) deaf: BTreeSet<Sid>,
+    /// Members that answer no PING.
+    pub(super) mute: BTreeSet<Sid>,
     /// How many votes were sent.
     pub(super) votes: usize,
     /// May the members be changed?
@@ -134,6 +136,7 @@ impl Cluster {
             seen: Vec::new(),
             clogged: BTreeSet::new(),
             deaf: BTreeSet::new(),
+            mute: BTreeSet::new(),
             votes: 0,
             reconfig: false,
         }
@@ -257,6 +260,41 @@ impl Cluster {
         for (sid, link) in [end, other] {
             self.queue.push_back((sid, Input::Closed { link }));
         }
+    }
+
+    /// Cuts a member off without its knowledge.
+    pub(super) fn isolate(&mut self, sid: Sid) {
+        self.deaf.insert(sid);
+        for end in self.links_of(sid) {
+            if let Some(other) = self.links.remove(&end) {
+                self.links.remove(&other);
+                self.queue
+                    .push_back((other.0, Input::Closed { link: other.1 }));
+            }
+        }
+    }
+
+    /// The links of a member.
+    pub(super) fn links_of(&self, sid: Sid) -> Vec<(Sid, Link)> {
+        self.links
+            .keys()
+            .copied()
+            .filter(|end| end.0 == sid)
+            .collect()
+    }
+
+    /// A learner on a link, or a client of the leader, asks for a `sync`.
+    pub(super) fn ask_sync(&mut self, leader: Sid, link: Option<Link>) {
+        let epoch = self.nodes[&leader].peer.epoch();
+        self.queue.push_back((leader, Input::Sync { epoch, link }));
+    }
+
+    /// How many `sync`s of its clients a leader has answered.
+    pub(super) fn synced(&self, leader: Sid) -> usize {
+        let events = self.nodes[&leader].events.iter();
+        events
+            .filter(|event| matches!(event, Output::Synced))
+            .count()
     }
 
     /// Runs until nothing moves.
@@ -401,6 +439,7 @@ impl Cluster {
             }
             Output::Deliver { link, packet } => {
                 if node.peer.role() != Role::Leading
+                    && !self.mute.contains(&sid)
                     && let Packet::Ping { .. } = packet
                 {
                     self.send(sid, link, packet);

@@ -64,7 +64,7 @@ fn a_sync_is_answered_before_what_is_proposed_behind_it() {
     let (_, link) = *cluster.links.keys().find(|(sid, _)| *sid == 2).unwrap();
     cluster.nodes.get_mut(&2).unwrap().slow_disk = true;
     cluster.propose(1);
-    cluster.queue.push_back((2, Input::Sync { link }));
+    cluster.ask_sync(2, Some(link));
     cluster.propose(1);
     cluster.seen.clear();
     // One sync of the disk for both.
@@ -76,6 +76,99 @@ fn a_sync_is_answered_before_what_is_proposed_behind_it() {
         zxid: zxid_of(1, counter),
     };
     assert_eq!(answers, [commit(1), Packet::Sync, commit(2)]);
+}
+
+#[test]
+fn a_leader_that_was_cut_off_answers_no_sync() {
+    let mut cluster = Cluster::all(3, 0);
+    cluster.advance(500);
+    cluster.propose(1);
+    let old = cluster.leader();
+    cluster.isolate(old);
+    cluster.advance(1_000);
+    let newest = cluster.nodes.values().max_by_key(|node| node.peer.epoch());
+    let (new, epoch) = newest
+        .map(|node| (node.peer.leader().unwrap(), node.peer.epoch()))
+        .unwrap();
+    assert_ne!(new, old);
+    let entries = entries(epoch, [1]);
+    cluster
+        .queue
+        .push_back((new, Input::Propose { epoch, entries }));
+    cluster.run();
+    assert_eq!(cluster.nodes[&new].tree.len(), 2, "another leader commits");
+    assert!(
+        cluster.nodes[&old].peer.is_active_leader(),
+        "it does not know of that"
+    );
+    cluster.ask_sync(old, None);
+    cluster.advance(3 * settings(old).sync_limit);
+    assert!(!cluster.nodes[&old].peer.is_active_leader());
+    assert_eq!(cluster.synced(old), 0);
+}
+
+#[test]
+fn a_sync_is_answered_once_a_quorum_has_answered_what_was_sent_behind_it() {
+    let mut cluster = Cluster::all(3, 0);
+    cluster.advance(500);
+    let leader = cluster.leader();
+    cluster.seen.clear();
+    // One round under way, and one more for all that come meanwhile.
+    for _ in 0..4 {
+        cluster.ask_sync(leader, None);
+        let (sid, input) = cluster.queue.pop_back().unwrap();
+        cluster.step(sid, input);
+        assert_eq!(cluster.synced(leader), 0);
+    }
+    cluster.run();
+    assert_eq!(cluster.synced(leader), 4);
+    let pings = |cluster: &Cluster| {
+        let pings = cluster
+            .seen
+            .iter()
+            .filter(|(_, packet)| matches!(packet, Packet::Ping { .. }));
+        pings.filter(|(sid, _)| *sid != leader).count()
+    };
+    assert_eq!(pings(&cluster), 4, "two to each follower");
+    // One follower is enough, and none is not.
+    for follower in (1..=3).filter(|sid| *sid != leader) {
+        cluster.mute.insert(follower);
+        cluster.ask_sync(leader, None);
+        cluster.run();
+        assert_eq!(cluster.synced(leader), 5);
+    }
+    cluster.mute.clear();
+    cluster.advance(settings(leader).tick);
+    assert_eq!(
+        cluster.synced(leader),
+        6,
+        "followers are asked again at each beat"
+    );
+}
+
+#[test]
+fn a_sync_needs_nobody_where_one_votes() {
+    for observers in [0, 1] {
+        let mut cluster = Cluster::all(1, observers);
+        cluster.advance(500);
+        cluster.deaf.insert(2);
+        cluster.ask_sync(1, None);
+        cluster.run();
+        assert_eq!(cluster.synced(1), 1);
+    }
+}
+
+#[test]
+fn a_sync_is_confirmed_by_what_is_committed_behind_it() {
+    let mut cluster = Cluster::all(3, 0);
+    cluster.advance(500);
+    let leader = cluster.leader();
+    cluster.mute.extend(1..=3);
+    cluster.ask_sync(leader, None);
+    cluster.run();
+    assert_eq!(cluster.synced(leader), 0);
+    cluster.propose(1);
+    assert_eq!(cluster.synced(leader), 1);
 }
 
 #[test]
