@@ -186,21 +186,21 @@ impl Client {
     /// # How, and what it costs
     ///
     /// A [`sync`](Client::sync) goes out in front of the read, without waiting in between, so that
-    /// the two take one round trip: to the server, from there to the leader and back. The server
-    /// answers a connection in order, hence the read with what it knows once it has caught up. A
-    /// plain read does not trouble the leader. Reads that wait to be sent together share one sync.
+    /// the two take one round trip: to the server, from there to the leader and back, where the
+    /// leader asks its followers whether they still follow. The server answers a connection in
+    /// order, hence the read with what it knows once it has caught up. A plain read troubles nobody
+    /// else. Reads that wait to be sent together share one sync.
     ///
     /// If the connection is lost the read fails, also when the sync had been answered:
     /// [`retry`](Client::retry) issues both again. A sync that is refused fails its reads with the
     /// same code, as on a read-only server ([`Error::ReadOnly`]).
     ///
-    /// # When it may still be behind
+    /// # When it waits
     ///
-    /// A leader answers a sync once everything is committed that it has proposed, without asking
-    /// its followers whether they still follow. One that was cut off from them without noticing may
-    /// miss what its successor commits, for no longer than its ensemble takes to notice
-    /// (`syncLimit`). Where that matters, let a write decide: a
-    /// [`transaction`](Client::transaction) that checks the version.
+    /// A leader of Quorate answers a sync only when a quorum has shown, since the sync came in, that
+    /// it still follows. One that was cut off from its followers cannot know whether another has
+    /// committed something, and answers none: the read waits until the server has a leader again,
+    /// or fails with the connection.
     pub fn linearizable(&self) -> Client {
         Client {
             linearizable: true,

@@ -310,9 +310,10 @@ impl Client {
         )
     }
 
-    /// Waits until the server that this client is connected to has caught up with the leader, so
-    /// that a read that is issued behind sees every write that was acknowledged before, as long as
-    /// the connection lasts. [`linearizable`](Client::linearizable) has the two in one.
+    /// Waits until the server that this client is connected to has caught up with the leader, which
+    /// makes sure that it still leads, so that a read that is issued behind sees every write that
+    /// was acknowledged before, as long as the connection lasts.
+    /// [`linearizable`](Client::linearizable) has the two in one.
     pub fn sync(&self, path: &str) -> Reply<()> {
         self.call(
             OpCode::Sync,

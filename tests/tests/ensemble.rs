@@ -155,6 +155,43 @@ async fn a_leader_cut_off_commits_nothing_more() {
     ensemble.shutdown().await.unwrap();
 }
 
+/// Whether the followers hear it or not: it cannot know what they agree on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_hears_of_nobody_answers_no_sync() {
+    for both_ways in [true, false] {
+        let ensemble = Ensemble::start(3).await.unwrap();
+        let old = ensemble.settled().await.unwrap();
+        let client = client_of(&ensemble, old).await;
+        let fresh = client.linearizable();
+        client
+            .create("/n", &b"before"[..], CreateMode::Persistent)
+            .await
+            .unwrap();
+        assert_eq!(&*fresh.get_data("/n").await.unwrap().0, b"before");
+        let rest: Vec<i64> = ensemble.ids().into_iter().filter(|id| *id != old).collect();
+        match both_ways {
+            true => ensemble.partition(&[&rest]),
+            false => rest.iter().for_each(|id| ensemble.cut(*id, old)),
+        }
+        let asked = fresh.get_data("/n");
+        let answered = tokio::spawn(async { asked.await.is_ok() });
+        let other = client_of(&ensemble, rest[0]).await;
+        let changed = other.retry_idempotent(|| other.set_data("/n", &b"after"[..], None));
+        timeout(PATIENCE, changed).await.unwrap().unwrap();
+        let refused = !answered.is_finished() || !answered.await.unwrap();
+        assert!(refused, "answered by a leader whom nobody follows");
+        let asked = fresh.get_data("/n");
+        ensemble.heal();
+        if let Ok((data, _)) = timeout(PATIENCE, asked).await.unwrap() {
+            assert_eq!(&*data, b"after");
+        }
+        let asked = fresh.retry(|| fresh.get_data("/n"));
+        let (data, _) = timeout(PATIENCE, asked).await.unwrap().unwrap();
+        assert_eq!(&*data, b"after");
+        ensemble.shutdown().await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn followers_keep_their_clients_when_the_leader_dies() {
     let mut ensemble = Ensemble::start(3).await.unwrap();
