@@ -74,7 +74,7 @@ impl Ensemble {
         let addresses: Vec<String> = self
             .members
             .values()
-            .filter_map(|slot| slot.client)
+            .filter_map(Slot::client_addr)
             .map(|address| address.to_string())
             .collect();
         addresses.join(",")
@@ -87,7 +87,7 @@ impl Ensemble {
 
     /// Where the clients of one server connect.
     pub fn client_addr(&self, id: i64) -> Option<SocketAddr> {
-        self.members.get(&id)?.client
+        self.members.get(&id)?.client_addr()
     }
 
     /// A server, while it runs.
@@ -318,6 +318,12 @@ impl Slot {
     fn member(&self, id: i64) -> Option<&Member> {
         let ensemble = self.config.ensemble.as_ref()?;
         ensemble.members.servers.get(&id)
+    }
+
+    /// Where clients connect, or did before it ended.
+    fn client_addr(&self) -> Option<SocketAddr> {
+        let server = self.server.as_ref();
+        server.and_then(Server::client_addr).or(self.client)
     }
 
     async fn start(&mut self, ports: Ports) -> Result<(), ServerError> {

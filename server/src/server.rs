@@ -7,7 +7,6 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::config::{Config, SnapshotCompression};
@@ -41,8 +40,6 @@ use crate::storage::{Options, Storage};
 #[derive(Debug)]
 pub struct Server {
     service: Arc<Service>,
-    client_addr: Option<SocketAddr>,
-    acceptor: Option<JoinHandle<()>>,
     quorum: Option<Arc<Quorum>>,
     _chores: Chores,
 }
@@ -108,23 +105,20 @@ impl Server {
         quorum: Option<Arc<Quorum>>,
     ) -> Server {
         let chores = Chores::start(&service, storage);
-        let client_addr = port.as_ref().map(|port| port.bound);
-        let acceptor = port.map(|port| {
-            tracing::info!(address = %port.bound, "serving clients");
-            tokio::spawn(net::accept(Arc::clone(&service), port.listener))
-        });
+        if let Some(ClientPort { listener, bound }) = port {
+            service.reception.open(&service, listener, bound);
+        }
         Server {
             service,
-            client_addr,
-            acceptor,
             quorum,
             _chores: chores,
         }
     }
 
-    /// Where clients are served, with the port that the system chose if it was to.
+    /// Where clients are served, with the port that the system chose if it was to. A
+    /// reconfiguration can change it.
     pub fn client_addr(&self) -> Option<SocketAddr> {
-        self.client_addr
+        self.service.reception.address()
     }
 
     /// Waits until the server has stopped: by [`Server::shutdown`], or by itself because it can no
@@ -159,12 +153,9 @@ impl Server {
     }
 
     /// [`Server::shutdown`] of a server whose ensemble stops with it.
-    pub(crate) async fn stop(mut self) -> Result<(), Arc<ServerError>> {
+    pub(crate) async fn stop(self) -> Result<(), Arc<ServerError>> {
         self.service.drain();
-        if let Some(acceptor) = self.acceptor.take() {
-            // It only ever ends by returning; the port is closed then.
-            let _ = acceptor.await;
-        }
+        self.service.reception.closed().await;
         if let Some(quorum) = &self.quorum {
             let patience = self.service.config.shutdown_timeout;
             let _ = timeout(patience, self.service.connections.wait_until_closed()).await;
@@ -177,9 +168,7 @@ impl Server {
 
     /// Ends the server as if its process were killed, but for what it keeps in memory.
     pub(crate) async fn kill(self) {
-        if let Some(acceptor) = &self.acceptor {
-            acceptor.abort();
-        }
+        self.service.reception.close();
         if let Some(quorum) = &self.quorum {
             quorum.stop().await;
         }

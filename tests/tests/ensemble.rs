@@ -6,9 +6,10 @@
 )]
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use quorate_client::{Client, CreateMode, Error};
+use quorate_client::{Client, CreateMode, Error, Membership};
 use quorate_server::Ensemble;
 use tokio::time::timeout;
 
@@ -68,6 +69,69 @@ async fn what_one_server_takes_every_server_shows() {
             assert_eq!(&data[..], b"data");
         }
     }
+    ensemble.shutdown().await.unwrap();
+}
+
+/// Waits until a server serves clients at this address.
+async fn moved_to(ensemble: &Ensemble, id: i64, address: SocketAddr) {
+    let moved = async {
+        while ensemble.client_addr(id) != Some(address) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, moved).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_moves_to_other_ports_while_it_runs() {
+    let settings = Ensemble::builder().voters(3).configure(|config| {
+        config.reconfig_enabled = true;
+        config.skip_acl = true;
+    });
+    let mut ensemble = settings.start().await.unwrap();
+    ensemble.settled().await.unwrap();
+    let old = ensemble.client_addr(1).unwrap();
+    let stays = client_of(&ensemble, 1).await;
+
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = free.local_addr().unwrap().ip();
+    let others = [(); 2].map(|()| std::net::TcpListener::bind((host, 0)).unwrap());
+    let [quorum, election, clients] =
+        [&others[0], &others[1], &free].map(|listener| listener.local_addr().unwrap().port());
+    drop((free, others));
+    let line = format!("server.1={host}:{quorum}:{election}:participant;{host}:{clients}");
+    let operator = client_of(&ensemble, 2).await;
+    let joining = Membership::Change {
+        joining: Some(&line),
+        leaving: None,
+    };
+    let moved = operator.reconfig(joining, None).await.unwrap();
+    assert_eq!(moved.members.len(), 3);
+
+    let new = (host, clients).into();
+    moved_to(&ensemble, 1, new).await;
+    let moved = client_of(&ensemble, 1).await;
+    assert_eq!(moved.server_addr(), Some(new));
+    assert!(tokio::net::TcpStream::connect(old).await.is_err());
+    // Who is connected already notices nothing.
+    stays
+        .create("/stays", &b""[..], CreateMode::Persistent)
+        .await
+        .unwrap();
+    assert_eq!(stays.server_addr(), Some(old));
+
+    // The others come back to it, as voters and as followers, and it to them.
+    ensemble.hand_over(Some(1)).await.unwrap();
+    for id in [3, 2] {
+        ensemble.stop(id).await.unwrap();
+        ensemble.restart(id).await.unwrap();
+        assert_eq!(ensemble.settled().await.unwrap(), 1);
+    }
+    ensemble.stop(1).await.unwrap();
+    ensemble.restart(1).await.unwrap();
+    ensemble.settled().await.unwrap();
+    moved_to(&ensemble, 1, new).await;
+    assert!(children(&ensemble, 1, "/").await.contains("stays"));
     ensemble.shutdown().await.unwrap();
 }
 

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 pub(crate) use connection::Connection;
@@ -57,8 +58,45 @@ const NO_IPV6: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
 /// How long to wait after the system had no room for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// The port for clients, while one is open, and the task that takes their connections there.
+#[derive(Debug, Default)]
+pub(crate) struct Reception(Mutex<Option<(SocketAddr, JoinHandle<()>)>>);
+
+impl Reception {
+    /// Takes connections on `listener` until the service stops, and nowhere else any more. Those that
+    /// there are stay.
+    pub(crate) fn open(&self, service: &Arc<Service>, listener: TcpListener, address: SocketAddr) {
+        tracing::info!(%address, "serving clients");
+        let task = tokio::spawn(accept(Arc::clone(service), listener));
+        if let Some((_, before)) = self.0.lock().replace((address, task)) {
+            before.abort();
+        }
+    }
+
+    /// Closes the port at once.
+    pub(crate) fn close(&self) {
+        if let Some((_, task)) = self.0.lock().take() {
+            task.abort();
+        }
+    }
+
+    /// Where it is, if it is open.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.0.lock().as_ref().map(|(address, _)| *address)
+    }
+
+    /// Waits until the port of a service that stops is closed.
+    pub(crate) async fn closed(&self) {
+        let open = self.0.lock().take();
+        if let Some((_, task)) = open {
+            // However it ends, the port is closed then.
+            let _ = task.await;
+        }
+    }
+}
+
 /// Takes connections until the service stops.
-pub(crate) async fn accept(service: Arc<Service>, listener: TcpListener) {
+async fn accept(service: Arc<Service>, listener: TcpListener) {
     let mut phase = service.phase();
     loop {
         let accepted = tokio::select! {

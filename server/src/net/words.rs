@@ -334,7 +334,10 @@ fn conf(service: &Service, out: &mut String) {
          dataDir={}\ndataDirSize={}\ndataLogDir={}\ndataLogSize={}\n\
          tickTime={}\nmaxClientCnxns={}\nminSessionTimeout={}\nmaxSessionTimeout={}\n\
          clientPortListenBacklog={}\nserverId={}\n",
-        config.client_port.map_or(-1, i32::from),
+        service
+            .reception
+            .address()
+            .map_or(-1, |address| address.port().into()),
         data.display(),
         size(&data),
         log.display(),

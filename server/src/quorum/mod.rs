@@ -85,6 +85,8 @@ pub(crate) struct Quorum {
     deadline: AtomicU64,
     /// The deadline has come nearer.
     sooner: Notify,
+    /// Another configuration is in force.
+    reconfigured: Notify,
     stopped: AtomicBool,
     /// Held by whoever takes proposals from the service until the peer has them: they keep their order.
     proposing: Mutex<()>,
@@ -188,8 +190,7 @@ impl Quorum {
                     quorum.tell([event]);
                 }
             };
-            let (listeners, faulty) = (ports.election, faults.clone());
-            let election = ElectionPort::start(config, &committed, listeners, faulty, on_event);
+            let election = ElectionPort::start(config, &committed, faults.clone(), on_event);
             election.set_members(&committed, proposed.as_deref());
             Quorum {
                 election,
@@ -209,6 +210,7 @@ impl Quorum {
                 clock: Instant::now(),
                 deadline: AtomicU64::new(0),
                 sooner: Notify::new(),
+                reconfigured: Notify::new(),
                 stopped: AtomicBool::new(false),
                 proposing: Mutex::default(),
                 tasks: Mutex::default(),
@@ -223,9 +225,7 @@ impl Quorum {
             .map_err(ServerError::Thread)?;
         let mut tasks = quorum.tasks.lock();
         tasks.spawn(Arc::clone(&quorum).keep_time());
-        for listener in ports.quorum {
-            tasks.spawn(Arc::clone(&quorum).accept(listener));
-        }
+        tasks.spawn(Arc::clone(&quorum).keep_ports(ports));
         drop(tasks);
         Ok(quorum)
     }
@@ -442,6 +442,7 @@ impl Quorum {
                 disk.push(DiskWork::Activate(config.clone()));
                 self.service.activate(config.clone());
                 self.set_members(Arc::new(config), None);
+                self.reconfigured.notify_one();
             }
         }
     }

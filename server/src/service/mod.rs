@@ -38,7 +38,7 @@ use tokio::time::timeout_at;
 
 use crate::config::Config;
 use crate::error::ServerError;
-use crate::net::{Connection, Connections};
+use crate::net::{Connection, Connections, Reception};
 use crate::session::{Session, SessionIds, Tracker};
 use crate::tree::{Tree, Watches};
 use crate::txn::{Internal, Preparer, Requester, Rules, makes_ephemerals};
@@ -119,6 +119,7 @@ pub(crate) struct Service {
     /// Tells the logger that something is queued.
     filled: Condvar,
     pub(crate) connections: Connections,
+    pub(crate) reception: Reception,
     pub(crate) stats: Stats,
     phase: watch::Sender<Phase>,
     mode: watch::Sender<Mode>,
@@ -166,6 +167,7 @@ impl Service {
             sessions: Mutex::new(sessions),
             local_sessions: Mutex::new(Tracker::new(millis(config.tick_time))),
             connections: Connections::default(),
+            reception: Reception::default(),
             stats: Stats::default(),
             phase: watch::Sender::new(Phase::Serving),
             mode: watch::Sender::new(mode),

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -25,7 +26,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use self::caller::{Caller, Word};
@@ -58,8 +59,8 @@ struct Port {
     greeting_timeout: Duration,
     /// Name all addresses, as only servers with `multiAddress.enabled` understand.
     multi_address: bool,
-    /// The port of the first listener, for a member that is in no configuration.
-    local_port: u16,
+    /// The port that was opened last, for a member that is in no configuration.
+    local_port: AtomicU16,
     faults: Faults,
     on_event: Box<dyn Fn(Input) + Send + Sync>,
     /// Where the servers are.
@@ -94,24 +95,20 @@ struct Votes {
 }
 
 impl ElectionPort {
-    /// Takes connections on `listeners`, and connects to whom something is sent. Whatever is heard
-    /// is told to `on_event`, as [`Input::Notified`] or [`Input::Reachable`].
+    /// Connects to whom something is sent. Whatever is heard, also on connections that are
+    /// [taken](Self::open), is told to `on_event`, as [`Input::Notified`] or [`Input::Reachable`].
     pub(crate) fn start(
         config: &Config,
         committed: &Membership,
-        listeners: Vec<TcpListener>,
         faults: Faults,
         on_event: impl Fn(Input) + Send + Sync + 'static,
     ) -> ElectionPort {
-        let local = listeners
-            .first()
-            .and_then(|listener| listener.local_addr().ok());
         let port = Arc::new(Port {
             id: config.server_id(),
             connect_timeout: config.cnx_timeout,
             greeting_timeout: config.tick_time * config.sync_limit,
             multi_address: config.multi_address_enabled,
-            local_port: local.map_or(0, |local| local.port()),
+            local_port: AtomicU16::new(0),
             faults,
             on_event: Box::new(on_event),
             addresses: RwLock::default(),
@@ -123,12 +120,16 @@ impl ElectionPort {
         });
         let this = ElectionPort { port };
         this.set_members(committed, None);
-        let mut tasks = this.port.tasks.lock();
-        for listener in listeners {
-            tasks.spawn(Arc::clone(&this.port).accept(listener));
-        }
-        drop(tasks);
         this
+    }
+
+    /// Takes connections on `listener`, until the task is aborted.
+    pub(crate) fn open(&self, listener: TcpListener) -> AbortHandle {
+        if let Ok(local) = listener.local_addr() {
+            self.port.local_port.store(local.port(), Relaxed);
+        }
+        let accept = Arc::clone(&self.port).accept(listener);
+        self.port.tasks.lock().spawn_on(accept, &self.port.runtime)
     }
 
     /// Connects to the servers of these configurations from now on, first by the committed one.
@@ -250,7 +251,8 @@ impl Port {
     /// What this member says when it calls.
     fn greeting(&self) -> Bytes {
         let own = self.addresses.read().get(&self.id).cloned();
-        let addresses = own.unwrap_or_else(|| vec![HostPort::wildcard(self.local_port)]);
+        let addresses =
+            own.unwrap_or_else(|| vec![HostPort::wildcard(self.local_port.load(Relaxed))]);
         let greeting = Greeting {
             sid: self.id,
             addresses,

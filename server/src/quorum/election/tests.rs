@@ -51,13 +51,8 @@ impl Node {
         let on_event = move |event| {
             let _ = told.send(event);
         };
-        let port = ElectionPort::start(
-            &config,
-            membership,
-            vec![listener],
-            faults.clone(),
-            on_event,
-        );
+        let port = ElectionPort::start(&config, membership, faults.clone(), on_event);
+        port.open(listener);
         Node {
             id,
             port,

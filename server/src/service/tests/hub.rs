@@ -237,8 +237,9 @@ impl Ensemble {
             service.join(Arc::new(Wire { me, term, events })).unwrap();
             let local = "127.0.0.1:0".parse().unwrap();
             let listener = net::listen(local, None).unwrap();
-            addresses.push(listener.local_addr().unwrap());
-            tokio::spawn(net::accept(Arc::clone(&service), listener));
+            let address = listener.local_addr().unwrap();
+            addresses.push(address);
+            service.reception.open(&service, listener, address);
             services.push(service);
         }
         let held = Arc::new(AtomicUsize::new(0));
