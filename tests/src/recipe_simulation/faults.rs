@@ -20,6 +20,8 @@ pub struct Habits {
     /// Nobody ends sessions by hand, and leaders hear of sessions at once: who goes by the clock is
     /// right.
     pub honest: bool,
+    /// Servers that are cut off go on as servers that only read, and clients are content with them.
+    pub read_only: bool,
 }
 
 impl Habits {
@@ -93,6 +95,7 @@ impl Plan {
             loses_reply: often,
             keeps_connections: rng.bool(),
             honest,
+            read_only: false,
         };
         let count = rng.usize(0..8);
         let mut faults: Vec<_> = (0..count)
@@ -110,6 +113,25 @@ impl Plan {
             habits,
             faults,
         }
+    }
+
+    /// Cuts off more servers, which only read then, and leaves some of so many processes to them.
+    pub fn with_readers(mut self, rng: &mut fastrand::Rng, slots: usize) -> Self {
+        self.habits.read_only = true;
+        for _ in 0..rng.usize(1..6) {
+            let begins = rng.u64(500..self.trouble);
+            let lasts = rng.u64(100..self.session * 5 / 2);
+            let (slot, reader) = (rng.usize(..slots), rng.usize(..self.servers));
+            let cut_off = Fault::Isolate(reader, false);
+            self.faults.push((begins, lasts, cut_off));
+            for server in (0..self.servers).filter(|server| *server != reader) {
+                let unreachable = Fault::Block(slot, server, lasts, lasts);
+                self.faults.push((begins, lasts, unreachable));
+            }
+            self.faults.push((begins, lasts, Fault::Cut(slot)));
+        }
+        self.faults.sort_by_key(|(begins, ..)| *begins);
+        self
     }
 }
 

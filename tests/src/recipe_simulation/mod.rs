@@ -57,7 +57,10 @@ pub fn run(recipe: &Recipe, bypass: Option<&'static str>, seed: u64, traced: boo
     fastrand::seed(seed);
     let mut rng = fastrand::Rng::with_seed(seed);
     let scenario = (recipe.make)(bypass);
-    let plan = Plan::draw(&mut rng, scenario.slots());
+    let mut plan = Plan::draw(&mut rng, scenario.slots());
+    if scenario.meets_readers() {
+        plan = plan.with_readers(&mut rng, scenario.slots());
+    }
     let mut ensemble = Ensemble::new(
         plan.servers,
         rng.fork(),

@@ -35,6 +35,8 @@ pub struct Stage {
     pub session: Millis,
     /// Who goes by the clock is right.
     pub honest: bool,
+    /// Clients are content with servers that only read.
+    pub read_only: bool,
     unique: Mutex<fastrand::Rng>,
 }
 
@@ -43,6 +45,7 @@ impl Stage {
     pub fn new(ensemble: Ensemble, session: Millis, unique: fastrand::Rng) -> Self {
         Stage {
             honest: ensemble.habits.honest,
+            read_only: ensemble.habits.read_only,
             ensemble: Mutex::new(ensemble),
             inbox: Arc::default(),
             over: AtomicBool::new(false),
@@ -83,6 +86,7 @@ impl Host {
         let servers = lock(&self.stage.ensemble).addresses();
         Client::builder()
             .session_timeout(Duration::from_millis(self.stage.session))
+            .read_only(self.stage.read_only)
             .world(Arc::new(self.clone()))
             .connect_lazy(&servers)
             .expect("the addresses are well formed")

@@ -10,6 +10,8 @@ use quorate_server::session::password;
 use super::{Ask, Ensemble, Event, Kind, Tell, Waiting};
 use crate::recipe_simulation::reads::{Answerer, ConnId, is_local};
 
+/// What is asked of a server without a session: whether it only reads.
+const READS_ONLY: &[u8] = b"isro";
 /// A frame that is longer is none.
 const MAX_FRAME: usize = 1 << 20;
 
@@ -34,6 +36,9 @@ impl Ensemble {
             return;
         };
         conn.input.extend_from_slice(bytes);
+        if !conn.greeted && conn.input == READS_ONLY {
+            return self.say_whether_it_reads_only(id);
+        }
         let input = std::mem::take(&mut conn.input);
         let mut at = 0;
         while let Ok(Some(whole)) = frame::split(&input[at..], MAX_FRAME) {
@@ -53,7 +58,7 @@ impl Ensemble {
         if !std::mem::replace(&mut conn.greeted, true) {
             return self.greet(id, server, whole);
         }
-        let session = conn.session;
+        let (session, read_only) = (conn.session, conn.read_only);
         let mut reader = Reader::new(whole);
         let header: Result<RequestHeader, _> = reader.read();
         let Some((header, op)) = header
@@ -69,10 +74,11 @@ impl Ensemble {
         self.ask(server, id, Ask::Touch(session));
         let kind = match op {
             _ if is_local(op) => Kind::Local(body.clone()),
+            _ if read_only => Kind::Refused,
             OpCode::Sync => Kind::Sync(None),
             _ => Kind::Write,
         };
-        if !matches!(kind, Kind::Local(_)) {
+        if matches!(kind, Kind::Write | Kind::Sync(_)) {
             self.ask(server, id, Ask::Request(header.xid, op, body));
         }
         if let Some(conn) = self.conns.get_mut(&id) {
@@ -89,11 +95,46 @@ impl Ensemble {
         if request.last_zxid_seen > self.servers[server].tree.last_zxid() {
             return self.close(id, "by a server that lags behind its client");
         }
+        if self.servers[server].reads {
+            return self.greet_reader(id, server, &request);
+        }
         let ask = match request.session_id {
             0 => Ask::Open(request.timeout),
             session => Ask::Resume(session),
         };
         self.ask(server, id, ask);
+    }
+
+    /// A server that only reads opens sessions that nobody else knows. It may go on with one that
+    /// the ensemble knows or has known, which it cannot tell.
+    fn greet_reader(&mut self, id: ConnId, server: usize, request: &ConnectRequest<'_>) {
+        let tree = &self.servers[server].tree;
+        let session = match request.session_id {
+            0 => self.next_session,
+            session if tree.session_timeout(session).is_some() && self.rng.bool() => session,
+            _ => return self.close(id, "for its session may not live"),
+        };
+        if request.read_only != Some(true) {
+            return self.close(id, "by a server that only reads");
+        }
+        self.next_session = self.next_session.max(session + 1);
+        self.note(|| format!("c{id} only reads, as session {session:x}"));
+        if let Some(conn) = self.conns.get_mut(&id) {
+            (conn.session, conn.read_only) = (session, true);
+        }
+        self.accept(id, session, request.timeout);
+    }
+
+    fn say_whether_it_reads_only(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get(&id) else {
+            return;
+        };
+        let answer = match self.servers[conn.server].reads {
+            true => b"ro",
+            false => b"rw",
+        };
+        self.tell(id, answer.to_vec());
+        self.close(id, "after a question");
     }
 
     /// Asks the leader, or keeps that until there is one.
@@ -145,6 +186,7 @@ impl Ensemble {
 
     pub(super) fn accept(&mut self, id: ConnId, session_id: i64, timeout: i32) {
         let password = password(session_id);
+        let read_only = self.conns.get(&id).is_some_and(|conn| conn.read_only);
         let mut out = Vec::new();
         frame::write(&mut out, |out| {
             ConnectResponse {
@@ -152,7 +194,7 @@ impl Ensemble {
                 timeout,
                 session_id,
                 password: Some(&password),
-                read_only: Some(false),
+                read_only: Some(read_only),
             }
             .encode(out);
         });
@@ -171,7 +213,7 @@ impl Ensemble {
             };
             let server = &mut self.servers[conn.server];
             let ready = match conn.waiting.front().map(|waiting| &waiting.kind) {
-                Some(Kind::Local(_)) => true,
+                Some(Kind::Local(_) | Kind::Refused) => true,
                 Some(Kind::Sync(Some(zxid))) => *zxid <= server.tree.last_zxid(),
                 _ => false,
             };
@@ -187,11 +229,16 @@ impl Ensemble {
                     session: conn.session,
                 }
                 .answer(waiting.op, waiting.xid, &body, &mut out),
-                _ => frame::write(&mut out, |out| {
-                    let (xid, err) = (waiting.xid, ErrorCode::OK);
-                    let zxid = server.tree.last_zxid();
+                kind => frame::write(&mut out, |out| {
+                    let (xid, zxid) = (waiting.xid, server.tree.last_zxid());
+                    let err = match kind {
+                        Kind::Refused => ErrorCode::NOT_READ_ONLY,
+                        _ => ErrorCode::OK,
+                    };
                     ReplyHeader { xid, zxid, err }.encode(out);
-                    "/".encode(out);
+                    if err == ErrorCode::OK {
+                        "/".encode(out);
+                    }
                 }),
             }
             self.tell(id, out);

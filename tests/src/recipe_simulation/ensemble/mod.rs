@@ -117,6 +117,8 @@ pub struct Conn {
     reset: bool,
     input: Vec<u8>,
     greeted: bool,
+    /// The server only reads.
+    read_only: bool,
     session: i64,
     waiting: VecDeque<Waiting>,
 }
@@ -134,6 +136,8 @@ enum Kind {
     Local(Bytes),
     /// It is a write.
     Write,
+    /// It is nothing for a server that only reads.
+    Refused,
     /// It is a `sync`, which is done when this is applied.
     Sync(Option<i64>),
 }
@@ -145,6 +149,8 @@ struct Server {
     cut: bool,
     /// It refuses connections.
     refuses: bool,
+    /// It serves who is content to read.
+    reads: bool,
     tree: Tree,
     applied: usize,
     apply_due: Millis,
@@ -223,6 +229,7 @@ impl Ensemble {
             up: true,
             cut: false,
             refuses: false,
+            reads: false,
             tree: Tree::new(),
             applied: 0,
             apply_due: 0,

@@ -12,15 +12,22 @@ impl Ensemble {
     /// How long a process takes to reach a server, or is kept from it.
     pub fn way(&mut self, process: ProcessId, server: usize) -> Millis {
         let delay = self.delay();
-        let blocked = self.blocked.get(&(process, server));
-        let until = blocked.map_or(0, |(up, down)| *up.max(down));
-        until.saturating_sub(self.now) + delay
+        // Who is content with less is told at once, and tries the next server.
+        match self.habits.read_only {
+            true => delay,
+            false => self.blocked_until(process, server).saturating_sub(self.now) + delay,
+        }
     }
 
-    /// Connects, unless the server does not want to.
+    fn blocked_until(&self, process: ProcessId, server: usize) -> Millis {
+        let blocked = self.blocked.get(&(process, server));
+        blocked.map_or(0, |(up, down)| *up.max(down))
+    }
+
+    /// Connects, unless the server does not want to, or cannot be reached.
     pub fn connect(&mut self, process: ProcessId, server: usize) -> Option<ConnId> {
         let target = self.servers.get(server)?;
-        if !target.up || target.refuses {
+        if !target.up || target.refuses || self.blocked_until(process, server) > self.now {
             return None;
         }
         let id = self.next_conn;
@@ -37,6 +44,7 @@ impl Ensemble {
             reset: false,
             input: Vec::new(),
             greeted: false,
+            read_only: false,
             session: 0,
             waiting: VecDeque::new(),
         };

@@ -122,9 +122,11 @@ impl Ensemble {
         }
     }
 
-    /// A server that is cut off notices that.
-    pub fn leave_alone(&mut self, server: usize) {
-        self.servers[server].refuses = true;
+    /// A server that is cut off notices that: it serves nobody, or only reads from then on.
+    fn leave_alone(&mut self, server: usize) {
+        let reads = self.habits.read_only;
+        let alone = &mut self.servers[server];
+        (alone.refuses, alone.reads) = (!reads, reads);
         self.close_all(server, "for its server is cut off");
     }
 
@@ -137,6 +139,9 @@ impl Ensemble {
     /// Makes everything well that is wrong with a server.
     pub fn mend(&mut self, server: usize) {
         self.note(|| format!("server {server} is well"));
+        if std::mem::take(&mut self.servers[server].reads) {
+            self.close_all(server, "for its server writes again");
+        }
         let mended = &mut self.servers[server];
         (mended.up, mended.cut, mended.refuses) = (true, false, false);
         mended.apply_due = self.now;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use quorate_proto::{Txn, TxnEntry};
-use quorate_recipes::{Barrier, Client, CreateMode, DoubleBarrier, Error};
+use quorate_recipes::{Barrier, Client, CreateMode, DoubleBarrier, Error, Layout};
+use tokio::select;
 
 use super::super::stage::{Host, broken};
 use super::{Bypass, Recipe, Round, Scenario, parts, rounds};
@@ -24,10 +25,14 @@ pub(super) const BARRIER: Recipe = Recipe {
 };
 pub(super) const DOUBLE_BARRIER: Recipe = Recipe {
     name: "double-barrier",
-    bypasses: &["enters-at-once", "leaves-at-once"],
+    bypasses: &["enters-at-once", "leaves-at-once", "looks-once"],
     make: |bypass| {
-        let room = RefCell::default();
-        Rc::new(Rooms { bypass, room })
+        Rc::new(Rooms {
+            bypass,
+            layout: [Layout::Curator, Layout::Kazoo][fastrand::usize(..2)],
+            room: RefCell::default(),
+            last: RefCell::default(),
+        })
     },
 };
 
@@ -111,7 +116,18 @@ impl Barriers {
 
 struct Rooms {
     bypass: Bypass,
+    layout: Layout,
     room: RefCell<Room>,
+    last: RefCell<Last>,
+}
+
+/// How far everybody is when all is well, by places.
+#[derive(Debug, Default)]
+struct Last {
+    /// Begun anew so often.
+    attempt: u32,
+    ready: BTreeSet<usize>,
+    through: BTreeSet<usize>,
 }
 
 /// What is committed of a double barrier.
@@ -129,8 +145,14 @@ struct Room {
 
 impl Scenario for Rooms {
     fn main(self: Rc<Self>, host: Host) -> LocalBoxFuture<'static, Checked> {
-        async move { rounds(&host, 200, async |client| self.round(&host, client).await).await }
-            .boxed_local()
+        async move {
+            rounds(&host, 200, async |client| match host.is_over() {
+                true => self.last_round(&host, client).await,
+                false => self.round(&host, client).await,
+            })
+            .await
+        }
+        .boxed_local()
     }
 
     fn committed(&self, entry: &TxnEntry<'_>) -> Checked {
@@ -186,7 +208,7 @@ impl Rooms {
             self.entered(host, &created.path, created.stat.czxid)?;
             return Ok(client.delete(&created.path, None).await?);
         }
-        let barrier = DoubleBarrier::new(client, PATH, MEMBERS);
+        let barrier = DoubleBarrier::new(client, PATH, MEMBERS).layout(self.layout);
         let inside = match barrier.enter_timeout(Duration::from_secs(2)).await {
             Ok(inside) => inside,
             Err(Error::TimedOut { .. }) => return Ok(()),
@@ -213,6 +235,57 @@ impl Rooms {
             )?),
             None => Ok(()),
         }
+    }
+
+    /// Everybody gets in and out. Should somebody fail, as with its session, all begin anew.
+    async fn last_round(&self, host: &Host, client: &Client) -> Round {
+        loop {
+            let attempt = self.last.borrow().attempt;
+            let anew = async {
+                while self.last.borrow().attempt == attempt {
+                    host.work(50).await;
+                }
+            };
+            select! {
+                biased;
+                () = anew => {}
+                outcome = self.together(host, client) => {
+                    if outcome.is_err() {
+                        let attempt = attempt + 1;
+                        *self.last.borrow_mut() = Last { attempt, ..Last::default() };
+                    }
+                    return outcome;
+                }
+            }
+        }
+    }
+
+    async fn together(&self, host: &Host, client: &Client) -> Round {
+        let everybody = self.slots();
+        self.last.borrow_mut().ready.insert(host.slot);
+        while self.last.borrow().ready.len() < everybody {
+            host.work(50).await;
+        }
+        if self.bypass == Some("looks-once") {
+            host.prepare(client, PATH).await?;
+            let name = format!("{PATH}/member-{}", host.slot);
+            client.create(&name, "", CreateMode::Ephemeral).await?;
+            while client.get_children(PATH).await?.len() < everybody {
+                host.work(30_000).await;
+            }
+            client.delete(&name, None).await?;
+        } else {
+            let barrier = DoubleBarrier::new(client, PATH, everybody).layout(self.layout);
+            let inside = barrier.enter().await?;
+            self.entered(host, inside.node(), inside.fencing_token().get())?;
+            host.work(500).await;
+            inside.leave().await?;
+        }
+        self.last.borrow_mut().through.insert(host.slot);
+        while self.last.borrow().through.len() < everybody {
+            host.work(50).await;
+        }
+        Ok(())
     }
 
     /// Somebody has got past the entrance.

@@ -27,6 +27,8 @@ struct Grant {
 /// All grants of one thing.
 #[derive(Debug)]
 pub(super) struct Grants {
+    /// The znode that holders write into.
+    work: String,
     most: usize,
     /// Later grants have larger tokens.
     fair: bool,
@@ -43,6 +45,7 @@ impl Grants {
     /// Of something that so many may have at once.
     pub(super) fn of(most: usize) -> Self {
         Grants {
+            work: WORK.to_owned(),
             most,
             fair: most == 1 || most == usize::MAX,
             shared_name: false,
@@ -55,6 +58,12 @@ impl Grants {
     /// Of something whose znode has one name, whoever has it.
     pub(super) fn by_name(mut self) -> Self {
         self.shared_name = true;
+        self
+    }
+
+    /// Of something in a part of the tree.
+    pub(super) fn below(mut self, root: &str) -> Self {
+        self.work = format!("{root}{WORK}");
         self
     }
 
@@ -97,6 +106,11 @@ impl Grants {
         Ok(())
     }
 
+    /// The newest token that was granted.
+    pub(super) fn newest(&self) -> Option<i64> {
+        lock(&self.granted).iter().map(|grant| grant.token).max()
+    }
+
     /// It was given back, although its znode stays.
     pub(super) fn released(&self, node: &str) {
         lock(&self.granted).retain(|grant| grant.node != node);
@@ -123,14 +137,15 @@ impl Grants {
         Ok(())
     }
 
-    /// Writes the token into the tree, in a transaction that the guard has made; false if it was
-    /// lost.
+    /// Writes the token into the tree, in a transaction that the guard has made, to `work` as its
+    /// handle sees it; false if it was lost.
     pub(super) async fn write_inside(
         &self,
         fenced: FencedTransaction,
+        work: &str,
         token: i64,
     ) -> Checked<bool> {
-        let written = fenced.set_data(WORK, &token.to_string(), None).commit();
+        let written = fenced.set_data(work, &token.to_string(), None).commit();
         match written.await {
             Ok(_) => Ok(true),
             Err(Error::Lost { .. }) => Ok(false),
@@ -147,7 +162,7 @@ impl Grants {
     pub(super) fn committed(&self, entry: &TxnEntry<'_>) -> Checked {
         for part in parts(entry) {
             let Txn::SetData(set) = part else { continue };
-            if set.path != WORK {
+            if set.path != self.work {
                 continue;
             }
             let text = std::str::from_utf8(set.data.unwrap_or_default());

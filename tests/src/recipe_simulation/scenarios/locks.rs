@@ -8,13 +8,14 @@ use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use quorate_proto::TxnEntry;
 use quorate_recipes::{
-    Client, CreateMode, Election, Error, Guard, Leadership, Lock, MultiGuard, MultiLock,
-    ReentrantGuard, ReentrantLock, RwLock, Semaphore, SimpleLock, WriteGuard,
+    Client, CreateMode, Election, Error, Guard, HoldState, Leadership, Lock, MultiGuard, MultiLock,
+    ReentrantGuard, ReentrantLock, RwLock, Semaphore, SimpleLock, State, WriteGuard,
 };
 use tokio::time::timeout;
 
-use super::super::stage::Host;
+use super::super::stage::{Host, broken};
 use super::grants::{Grants, WORK};
+use super::ways::{Place, Way};
 use super::{Bypass, Recipe, Round, Scenario, rounds};
 use crate::simulation::checker::Checked;
 
@@ -24,37 +25,57 @@ const SHARED: &[&str] = &["waits-for-nobody"];
 pub(super) const LOCK: Recipe = Recipe {
     name: "lock",
     bypasses: &["waits-for-nobody", "ignores-loss", "writes-unfenced"],
-    make: |bypass| Locks::of(Kind::Lock, bypass),
+    make: |bypass| Locks::of(Kind::Lock, Way::Plain, bypass),
 };
 pub(super) const MULTI_LOCK: Recipe = Recipe {
     name: "multi-lock",
     bypasses: EXCLUSIVE,
-    make: |bypass| Locks::of(Kind::MultiLock, bypass),
+    make: |bypass| Locks::of(Kind::MultiLock, Way::Plain, bypass),
 };
 pub(super) const REENTRANT_LOCK: Recipe = Recipe {
     name: "reentrant-lock",
     bypasses: EXCLUSIVE,
-    make: |bypass| Locks::of(Kind::Reentrant, bypass),
+    make: |bypass| Locks::of(Kind::Reentrant, Way::Plain, bypass),
 };
 pub(super) const SIMPLE_LOCK: Recipe = Recipe {
     name: "simple-lock",
     bypasses: EXCLUSIVE,
-    make: |bypass| Locks::of(Kind::Simple, bypass),
+    make: |bypass| Locks::of(Kind::Simple, Way::Plain, bypass),
 };
 pub(super) const RW_LOCK: Recipe = Recipe {
     name: "rw-lock",
     bypasses: SHARED,
-    make: |bypass| Locks::of(Kind::ReadWrite, bypass),
+    make: |bypass| Locks::of(Kind::ReadWrite, Way::Plain, bypass),
 };
 pub(super) const SEMAPHORE: Recipe = Recipe {
     name: "semaphore",
     bypasses: SHARED,
-    make: |bypass| Locks::of(Kind::Semaphore, bypass),
+    make: |bypass| Locks::of(Kind::Semaphore, Way::Plain, bypass),
 };
 pub(super) const ELECTION: Recipe = Recipe {
     name: "election",
     bypasses: EXCLUSIVE,
-    make: |bypass| Locks::of(Kind::Election, bypass),
+    make: |bypass| Locks::of(Kind::Election, Way::Plain, bypass),
+};
+pub(super) const KAZOO_LAYOUT: Recipe = Recipe {
+    name: "kazoo-layout",
+    bypasses: EXCLUSIVE,
+    make: |bypass| Locks::of_one(LAID_OUT, Way::Kazoo, bypass),
+};
+pub(super) const MIXED_LAYOUTS: Recipe = Recipe {
+    name: "mixed-layouts",
+    bypasses: &["overlooks-others"],
+    make: |bypass| Locks::of_one(MIXABLE, Way::Mixed, bypass),
+};
+pub(super) const CHROOT: Recipe = Recipe {
+    name: "chroot",
+    bypasses: &["waits-for-nobody", "forgets-chroot"],
+    make: |bypass| Locks::of_one(ALL, Way::Chroot, bypass),
+};
+pub(super) const READ_ONLY: Recipe = Recipe {
+    name: "read-only",
+    bypasses: &["waits-for-nobody", "believes-readers"],
+    make: |bypass| Locks::of_one(ALL, Way::Readers, bypass),
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +89,33 @@ enum Kind {
     Election,
 }
 
+const ALL: &[Kind] = &[
+    Kind::Lock,
+    Kind::MultiLock,
+    Kind::Reentrant,
+    Kind::Simple,
+    Kind::ReadWrite,
+    Kind::Semaphore,
+    Kind::Election,
+];
+/// Those whose znodes are called as another library calls them.
+const LAID_OUT: &[Kind] = &[
+    Kind::Lock,
+    Kind::MultiLock,
+    Kind::Reentrant,
+    Kind::ReadWrite,
+    Kind::Semaphore,
+    Kind::Election,
+];
+/// Those who notice znodes of another library.
+const MIXABLE: &[Kind] = &[
+    Kind::Lock,
+    Kind::MultiLock,
+    Kind::Reentrant,
+    Kind::ReadWrite,
+    Kind::Election,
+];
+
 const PATH: &str = "/held";
 const OTHER: &str = "/other";
 /// Permits of the semaphore.
@@ -75,6 +123,7 @@ const PERMITS: usize = 2;
 
 struct Locks {
     kind: Kind,
+    way: Way,
     bypass: Bypass,
     /// By path.
     grants: BTreeMap<&'static str, Grants>,
@@ -122,58 +171,73 @@ impl Scenario for Locks {
         self.kind != Kind::Simple
     }
 
+    fn meets_readers(&self) -> bool {
+        self.way == Way::Readers
+    }
+
     fn committed(&self, entry: &TxnEntry<'_>) -> Checked {
         self.grants[PATH].committed(entry)
     }
 }
 
 impl Locks {
-    fn of(kind: Kind, bypass: Bypass) -> Rc<dyn Scenario> {
+    /// One of these kinds, by the seed.
+    fn of_one(kinds: &[Kind], way: Way, bypass: Bypass) -> Rc<dyn Scenario> {
+        Locks::of(kinds[fastrand::usize(..kinds.len())], way, bypass)
+    }
+
+    fn of(kind: Kind, way: Way, bypass: Bypass) -> Rc<dyn Scenario> {
         let most = match kind {
             Kind::ReadWrite => usize::MAX,
             Kind::Semaphore => PERMITS,
             _ => 1,
         };
-        let grants = match kind {
-            Kind::Simple => [(PATH, Grants::of(1).by_name()), (OTHER, Grants::of(1))],
-            _ => [(PATH, Grants::of(most)), (OTHER, Grants::of(most))],
+        let grants = || match kind {
+            Kind::Simple => Grants::of(most).by_name(),
+            _ => Grants::of(most),
         };
+        let grants = [PATH, OTHER].map(|path| (path, grants().below(way.root())));
         Rc::new(Locks {
             kind,
+            way,
             bypass,
             grants: grants.into(),
         })
     }
 
-    async fn acquire(&self, client: &Client) -> Result<Held, Error> {
-        let lock = Lock::new(client, PATH);
+    async fn acquire(&self, place: &Place) -> Result<Held, Error> {
+        let (client, path, layout) = (&place.client, place.path(PATH), self.way.layout());
+        let lock = Lock::new(client, &path).layout(layout);
         Ok(match self.kind {
             Kind::Lock => Held::One(lock.acquire().await?),
             Kind::MultiLock => {
-                let locks = MultiLock::new([Lock::new(client, OTHER), lock]);
-                Held::Several(locks.acquire().await?)
+                let other = Lock::new(client, place.path(OTHER)).layout(layout);
+                Held::Several(MultiLock::new([other, lock]).acquire().await?)
             }
             Kind::Reentrant => {
                 let lock = ReentrantLock::new(lock);
                 let first = lock.acquire("me").await?;
                 Held::Share(first, lock.acquire("me").await?)
             }
-            Kind::Simple => Held::One(SimpleLock::new(client, PATH).acquire().await?),
+            Kind::Simple => Held::One(SimpleLock::new(client, path).acquire().await?),
             Kind::ReadWrite => {
-                let lock = RwLock::new(client, PATH);
+                let lock = RwLock::new(client, path).layout(layout);
                 match fastrand::bool() {
                     true => Held::One(lock.read().await?),
                     false => Held::Writing(lock.write().await?),
                 }
             }
             Kind::Semaphore => {
-                let semaphore = Semaphore::new(client, PATH, PERMITS);
+                let semaphore = Semaphore::new(client, path, PERMITS).layout(layout);
                 match fastrand::bool() {
                     true => Held::One(semaphore.acquire().await?),
                     false => Held::Several(semaphore.acquire_many(PERMITS).await?),
                 }
             }
-            Kind::Election => Held::Leading(Election::new(client, PATH).campaign().await?),
+            Kind::Election => {
+                let election = Election::new(client, path).layout(layout);
+                Held::Leading(election.campaign().await?)
+            }
         })
     }
 
@@ -186,33 +250,47 @@ impl Locks {
         }
     }
 
+    /// Who was granted what a guard stands for.
+    fn grants(&self, guard: &Guard) -> &Grants {
+        match guard.path().ends_with(OTHER) {
+            true => &self.grants[OTHER],
+            false => &self.grants[PATH],
+        }
+    }
+
     async fn round(&self, host: &Host, client: &Client) -> Round {
-        host.prepare(client, WORK).await?;
-        if self.bypass == Some("waits-for-nobody") {
-            return self.push_in(host, client).await;
+        let place = self.way.place(host, client, self.bypass).await?;
+        host.prepare(&place.client, &place.path(WORK)).await?;
+        if matches!(self.bypass, Some("waits-for-nobody" | "overlooks-others")) {
+            return self.push_in(host, &place).await;
         }
         let gives_up = !host.is_over() && fastrand::u32(..4) == 0;
         let patience = match gives_up {
             true => Duration::from_millis(fastrand::u64(..300)),
             false => Duration::MAX,
         };
-        let Ok(held) = timeout(patience, self.acquire(client)).await else {
-            return Ok(());
+        let held = match timeout(patience, self.acquire(&place)).await {
+            Err(_) => return Ok(()),
+            Ok(Err(Error::ForeignChild { .. })) if self.way == Way::Mixed => return Ok(()),
+            Ok(held) => held?,
         };
-        let held = held?;
         let exclusive = self.is_exclusive(&held);
         for guard in held.guards() {
-            let token = guard.fencing_token().get();
-            self.grants[guard.path()].granted(host, guard.node(), token, exclusive)?;
+            self.granted(host, &place, guard, exclusive)?;
         }
+        // Long enough to be expired meanwhile, where that may not be noticed.
+        let works = match self.way {
+            Way::Readers => host.stage.session,
+            _ => 400,
+        };
         for _ in 0..fastrand::u32(1..4) {
-            host.work(400).await;
-            if !self.use_it(host, client, &held, exclusive).await? {
+            host.work(works).await;
+            if !self.use_it(host, &place, &held, exclusive).await? {
                 break;
             }
         }
         match held {
-            Held::Writing(guard) if fastrand::bool() => self.downgrade(host, guard).await,
+            Held::Writing(guard) if fastrand::bool() => self.downgrade(host, &place, guard).await,
             // Dropping is letting go, too.
             held if !host.is_over() && fastrand::u32(..4) == 0 => {
                 drop(held);
@@ -222,11 +300,20 @@ impl Locks {
         }
     }
 
+    fn granted(&self, host: &Host, place: &Place, guard: &Guard, exclusive: bool) -> Checked {
+        if place.client.state() == State::ConnectedReadOnly && guard.state() == HoldState::Held {
+            let what = format!("{} was granted on a server that only reads", guard.node());
+            return broken("read-only", what);
+        }
+        let (node, token) = (place.full(guard.node()), guard.fencing_token().get());
+        self.grants(guard).granted(host, &node, token, exclusive)
+    }
+
     /// Writes into what is guarded; false if it is not guarded any more.
     async fn use_it(
         &self,
         host: &Host,
-        client: &Client,
+        place: &Place,
         held: &Held,
         exclusive: bool,
     ) -> Checked<bool> {
@@ -234,46 +321,80 @@ impl Locks {
         let lost = guards.iter().any(|guard| guard.state().is_lost());
         if !lost {
             for guard in &guards {
-                self.grants[guard.path()].still_held(host, guard.node())?;
+                let node = place.full(guard.node());
+                self.grants(guard).still_held(host, &node)?;
             }
         }
         if !exclusive {
             return Ok(!lost);
         }
-        let Some(guard) = guards.iter().find(|guard| guard.path() == PATH) else {
+        let main = place.path(PATH);
+        let Some(guard) = guards.iter().find(|guard| guard.path() == main) else {
             return Ok(false);
         };
         let (grants, token) = (&self.grants[PATH], guard.fencing_token().get());
-        if !lost || self.bypass == Some("ignores-loss") {
+        if !lost || self.believes(place, guard).await {
             grants.write_outside(host, token)?;
         }
+        let work = place.path(WORK);
         if self.bypass == Some("writes-unfenced") {
-            let _ = client.set_data(WORK, &token.to_string(), None).await;
+            let text = token.to_string();
+            let _ = place.client.set_data(&work, &text, None).await;
             return Ok(true);
         }
-        grants.write_inside(guard.transaction(), token).await
+        grants.write_inside(guard.transaction(), &work, token).await
     }
 
-    async fn downgrade(&self, host: &Host, guard: WriteGuard) -> Round {
+    /// Does the holder go on although its guard is lost?
+    async fn believes(&self, place: &Place, guard: &Guard) -> bool {
+        match self.bypass {
+            Some("ignores-loss") => true,
+            Some("believes-readers") => {
+                let found = place.client.exists(guard.node()).await;
+                found.is_ok_and(|found| found.is_some())
+            }
+            _ => false,
+        }
+    }
+
+    async fn downgrade(&self, host: &Host, place: &Place, guard: WriteGuard) -> Round {
         let reading = guard.downgrade().await?;
-        let token = reading.fencing_token().get();
-        self.grants[PATH].granted(host, reading.node(), token, false)?;
+        self.granted(host, place, &reading, false)?;
         host.work(300).await;
         Ok(reading.release().await?)
     }
 
-    /// Takes a place, and what is waited for with it.
-    async fn push_in(&self, host: &Host, client: &Client) -> Round {
-        host.prepare(client, PATH).await?;
-        let name = format!("{PATH}/lock-");
-        let created = client.create(&name, "", CreateMode::EphemeralSequential);
+    /// Takes a place, and what is waited for with it. Who overlooks others looks for those of its
+    /// own kind.
+    async fn push_in(&self, host: &Host, place: &Place) -> Round {
+        let (client, path) = (&place.client, place.path(PATH));
+        host.prepare(client, &path).await?;
+        let marker = ["lock-", "__lock__"][host.process % 2];
+        let created = client.create(
+            &format!("{path}/{marker}"),
+            "",
+            CreateMode::EphemeralSequential,
+        );
         let Ok(created) = created.await else {
             return Ok(());
         };
-        let token = created.stat.czxid;
-        let exclusive = self.kind != Kind::Semaphore;
-        self.grants[PATH].granted(host, &created.path, token, exclusive)?;
-        host.work(400).await;
+        let node = place.full(&created.path);
+        let number = node.rsplit(marker).next().unwrap_or_default();
+        let in_front = |name: &String| {
+            let other = name.rsplit_once(marker);
+            other.is_some_and(|(_, other)| other < number)
+        };
+        let first = match client.get_children(&path).await {
+            _ if self.bypass == Some("waits-for-nobody") => true,
+            Ok(names) => !names.iter().any(in_front),
+            Err(_) => false,
+        };
+        if first {
+            let exclusive = self.kind != Kind::Semaphore;
+            let token = created.stat.czxid;
+            self.grants[PATH].granted(host, &node, token, exclusive)?;
+            host.work(400).await;
+        }
         let _ = client.delete(&created.path, None).await;
         Ok(())
     }

@@ -3,6 +3,7 @@
 mod barriers;
 mod configs;
 mod copies;
+mod elections;
 mod grants;
 mod items;
 mod leases;
@@ -10,6 +11,7 @@ mod locks;
 mod numbers;
 mod presence;
 mod shares;
+mod ways;
 
 use std::rc::Rc;
 
@@ -32,6 +34,11 @@ pub trait Scenario {
     /// Does the recipe keep its promises although operators delete what is not theirs?
     fn bears_operators(&self) -> bool {
         true
+    }
+
+    /// Do clients find servers that only read?
+    fn meets_readers(&self) -> bool {
+        false
     }
 
     /// What a process does, until it is over.
@@ -70,6 +77,11 @@ pub const RECIPES: &[Recipe] = &[
     locks::RW_LOCK,
     locks::SEMAPHORE,
     locks::ELECTION,
+    elections::LEADERSHIP,
+    locks::KAZOO_LAYOUT,
+    locks::MIXED_LAYOUTS,
+    locks::CHROOT,
+    locks::READ_ONLY,
     items::QUEUE,
     items::PRIORITY_QUEUE,
     items::DELAY_QUEUE,
@@ -139,6 +151,10 @@ async fn rounds(host: &Host, pause: Millis, round: impl AsyncFn(&Client) -> Roun
                 Err(Fail::Error(error)) if error.is_session_over() => break,
                 // Whether it took effect is not known, and never will be.
                 Err(Fail::Error(_)) if client.state().is_over() => break,
+                // What the servers that only read refuse is asked for again.
+                Err(Fail::Error(Error::Client(ClientError::ReadOnly { .. }))) => {
+                    host.work(pause).await;
+                }
                 Err(Fail::Error(Error::Lost { .. })) => host.work(pause).await,
                 Err(Fail::Error(error)) => return broken("error", format!("{host:?}: {error}")),
             }
