@@ -159,6 +159,14 @@ impl Naming {
         }
     }
 
+    /// Is it the name of such a znode, whoever has created it?
+    pub(crate) fn is_one(self, name: &str) -> bool {
+        match self.numbered {
+            true => self.sequence(name).is_some(),
+            false => is_unique(name),
+        }
+    }
+
     /// What follows the marker in the name of such a znode.
     pub(crate) fn number(self, name: &str) -> &str {
         name.rsplit_once(self.marker)
@@ -172,6 +180,11 @@ impl Naming {
             Child::Foreign | Child::Unrelated => None,
         }
     }
+}
+
+/// Is it a name that is nothing but unique?
+pub(crate) fn is_unique(name: &str) -> bool {
+    Uuid::try_parse(name).is_ok()
 }
 
 /// Does the name look like one to which a recipe, of whatever library, let the server append a

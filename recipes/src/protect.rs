@@ -485,7 +485,11 @@ pub(crate) fn patient() -> RetryPolicy {
     RetryPolicy::default().give_up_after(None)
 }
 
-/// The path of a child.
+/// The path of a child. What is no path makes none, so that it is refused and named.
 pub(crate) fn join(parent: &str, name: &str) -> String {
-    format!("{}/{name}", parent.trim_end_matches('/'))
+    match parent {
+        "" => name.to_owned(),
+        "/" => format!("/{name}"),
+        parent => format!("{parent}/{name}"),
+    }
 }

@@ -9,7 +9,7 @@ use tracing::instrument;
 use crate::error::Error;
 use crate::guard::{Guard, MultiGuard};
 use crate::hold::{Hold, confirm};
-use crate::layout::Layout;
+use crate::layout::{Layout, is_unique};
 use crate::lock::Lock;
 use crate::protect::{Protected, create_parents, join, patient};
 use crate::queue::{Contender, read_contenders, within};
@@ -234,8 +234,12 @@ impl Semaphore {
     /// How many permits are taken, and what tells of a change.
     async fn taken(&self) -> Result<(usize, Option<OneshotWatch>), Error> {
         let (client, path) = (&self.settings.client, self.permits().path);
+        let naming = self.settings.layout.permit();
         match patient().run(|| client.get_children_watched(&path)).await {
-            Ok((names, _, watch)) => Ok((names.len(), Some(watch))),
+            Ok((names, _, watch)) => {
+                none_foreign(&path, &names, |name| naming.is_one(name))?;
+                Ok((names.len(), Some(watch)))
+            }
             Err(ClientError::NoNode { .. }) => Ok((0, None)),
             Err(error) => Err(error.into()),
         }
@@ -269,10 +273,23 @@ impl Semaphore {
         if number > limit {
             return Err(self.too_many(number, limit));
         }
-        if self.settings.layout == Layout::Kazoo {
-            self.agree(&limit.to_string()).await?;
+        match self.settings.layout {
+            Layout::Curator => self.find_no_permits_of_kazoo().await,
+            Layout::Kazoo => {
+                self.taken().await?;
+                self.agree(&limit.to_string()).await
+            }
         }
-        Ok(())
+    }
+
+    /// Those would be right beside the line and the permits.
+    async fn find_no_permits_of_kazoo(&self) -> Result<(), Error> {
+        let Settings { client, path, .. } = &self.settings;
+        match patient().run(|| client.get_children(path)).await {
+            Ok(names) => none_foreign(path, &names, |name| !is_unique(name)),
+            Err(ClientError::NoNode { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Writes the number of permits where kazoo expects it, unless somebody did already.
@@ -299,14 +316,13 @@ impl Semaphore {
                 Err(error) => return Err(error.into()),
             };
             let found = String::from_utf8_lossy(&data);
-            // kazoo passes over what is not a number.
-            if found.trim().parse::<usize>().is_ok() {
+            if !data.is_empty() {
                 return match found.trim() == limit {
                     true => Ok(()),
                     false => Err(Error::Mismatch {
                         path: path.clone(),
                         expected: format!("{limit} permits"),
-                        found: format!("{found} permits"),
+                        found: format!("{found:?}"),
                     }),
                 };
             }
@@ -321,5 +337,15 @@ impl Semaphore {
     fn too_many(&self, asked: usize, limit: usize) -> Error {
         let path = self.settings.path.clone();
         Error::TooMany { path, asked, limit }
+    }
+}
+
+/// Fails with the first child that is none of `own`.
+fn none_foreign(path: &str, names: &[String], own: impl Fn(&str) -> bool) -> Result<(), Error> {
+    match names.iter().find(|name| !own(name)) {
+        Some(name) => Err(Error::ForeignChild {
+            path: join(path, name),
+        }),
+        None => Ok(()),
     }
 }

@@ -5,6 +5,7 @@
     reason = "a step that fails is a test that fails"
 )]
 
+mod bad_input;
 mod barrier;
 mod cache;
 mod config;
