@@ -67,13 +67,11 @@ pub enum Mutant {
     SyncEarly,
     /// Says that everything is committed although nobody may follow it any more.
     SyncUnconfirmed,
-    /// Believes those who still follow it, although they said so before it was asked.
-    SyncByOldRound,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 32] = [
+    pub const ALL: [Mutant; 31] = [
         Mutant::AckEarly,
         Mutant::JoinEarly,
         Mutant::EpochBeforeHistory,
@@ -105,6 +103,5 @@ impl Mutant {
         Mutant::OfferEarly,
         Mutant::SyncEarly,
         Mutant::SyncUnconfirmed,
-        Mutant::SyncByOldRound,
     ];
 }

@@ -1,5 +1,7 @@
 //! Clients: each has a session, asks this and that, and moves on when it is not answered.
 
+use std::ops::Range;
+
 use fastrand::Rng;
 use quorate_proto::CreateMode;
 
@@ -15,6 +17,8 @@ use super::world::{Conn, Event, World};
 pub const PATIENCE: Micros = 1_200_000;
 /// Requests that a client has under way at most.
 const WINDOW: usize = 3;
+/// The kinds of requests that change nothing.
+const READS: Range<u8> = 58..99;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
@@ -33,6 +37,9 @@ pub struct Client {
     pub waiting: Vec<i32>,
     /// When it was answered last, or began to wait.
     pub heard: Micros,
+    /// It only reads as long as there are faults: a leader that nobody asks to write anything has
+    /// nothing that tells it of another.
+    pub reads: bool,
     /// It asks no more.
     pub content: bool,
     /// Writes that it was acknowledged since the faults ended.
@@ -41,14 +48,15 @@ pub struct Client {
 
 impl Client {
     /// What it asks next, if it has not asked enough for now.
-    pub fn next(&mut self, unique: u64, rng: &mut Rng) -> Option<(i32, Op)> {
+    pub fn next(&mut self, unique: u64, healed: bool, rng: &mut Rng) -> Option<(i32, Op)> {
         if !self.connected || self.waiting.len() >= WINDOW || self.content {
             return None;
         }
         if self.waiting.is_empty() || rng.u8(..) < 100 {
             self.cxid += 1;
             self.waiting.push(self.cxid);
-            return Some((self.cxid, draw(unique, rng)));
+            let kinds = if self.reads && !healed { READS } else { 0..100 };
+            return Some((self.cxid, draw(unique, rng.u8(kinds), rng)));
         }
         None
     }
@@ -61,7 +69,7 @@ impl Client {
     }
 }
 
-fn draw(data: u64, rng: &mut Rng) -> Op {
+fn draw(data: u64, kind: u8, rng: &mut Rng) -> Op {
     let top = |rng: &mut Rng| format!("/{}", rng.char('a'..='c'));
     let path = |rng: &mut Rng| match rng.bool() {
         true => top(rng),
@@ -69,7 +77,7 @@ fn draw(data: u64, rng: &mut Rng) -> Op {
     };
     // A version that a znode may well have.
     let version = |rng: &mut Rng| if rng.bool() { -1 } else { rng.i32(0..4) };
-    match rng.u8(..100) {
+    match kind {
         0..25 => Op::Create {
             path: path(rng),
             data,
@@ -111,7 +119,8 @@ impl World {
             Some(conn) => {
                 self.next_data += 1;
                 let session = client.session.unwrap_or_default();
-                let mut next = client.next(self.next_data, &mut self.rng);
+                let healed = self.healed.is_some();
+                let mut next = client.next(self.next_data, healed, &mut self.rng);
                 if let Some((_, op)) = &mut next
                     && let Some(change) = self.changes.pop_front()
                     && let Some(reconfig) = self.draw_reconfig(change)

@@ -54,6 +54,11 @@ impl World {
                 let cuts = self.directions(shape);
                 self.cut(ports, cuts, length);
             }
+            Fault::Desert(whom, length) => {
+                let victim = self.find(whom);
+                self.isolate(victim, length);
+                self.desert(victim);
+            }
             Fault::Break(whom) => {
                 let victim = self.find(whom);
                 self.break_connections(|a, b| a == victim || b == victim);
@@ -196,11 +201,26 @@ impl World {
             }
             Blow::Break => self.break_connections(|a, b| a == victim || b == victim),
             Blow::Pause(length) => self.members[victim].paused_until = self.now + length,
-            Blow::Isolate(length) => {
-                let others = (0..self.members.len()).filter(|other| *other != victim);
-                let cuts = others.flat_map(|other| [(victim, other), (other, victim)]);
-                self.cut(Ports::All, cuts.collect(), length);
-            }
+            Blow::Isolate(length) => self.isolate(victim, length),
+        }
+    }
+
+    /// A member is alone for a while.
+    fn isolate(&mut self, victim: usize, length: Micros) {
+        let others = (0..self.members.len()).filter(|other| *other != victim);
+        let cuts = others.flat_map(|other| [(victim, other), (other, victim)]);
+        self.cut(Ports::All, cuts.collect(), length);
+    }
+
+    /// The others give up their connections to a member; what they have sent may still arrive.
+    fn desert(&mut self, victim: usize) {
+        let others = self.net.wires.values().filter_map(|wire| {
+            let end = wire.ends.iter().position(|end| end.member == victim)?;
+            let other = wire.ends[1 - end];
+            Some((other.member, other.link.filter(|_| other.open)?))
+        });
+        for (member, link) in others.collect::<Vec<_>>() {
+            self.close(member, link);
         }
     }
 

@@ -107,6 +107,8 @@ pub enum Fault {
     Pause(Whom, Micros),
     /// The network is cut for a while.
     Cut(Shape, Ports, Micros),
+    /// A member is alone for a while, and the others know of it before it does.
+    Desert(Whom, Micros),
     /// Connections of a member break.
     Break(Whom),
     /// Everything takes so many times as long for a while.
@@ -206,6 +208,9 @@ const KINDS: &[(u32, Draw)] = &[
     }),
     (4, |rng| {
         Fault::Cut(shape(rng), ports(rng), rng.u64(50 * MILLI..3 * SECOND))
+    }),
+    (2, |rng| {
+        Fault::Desert(whom(rng), rng.u64(50 * MILLI..2 * SECOND))
     }),
     (4, |rng| Fault::Break(whom(rng))),
     (1, |rng| {

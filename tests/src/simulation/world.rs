@@ -171,6 +171,7 @@ impl World {
             self.after(start, Event::Start(member));
         }
         for client in 0..self.clients.len() {
+            self.clients[client].reads = client > 0 && self.rng.bool();
             self.after(self.plan.thinks, Event::Client(client));
         }
         for (fault, (when, _)) in self.plan.faults.iter().enumerate().collect::<Vec<_>>() {

@@ -71,8 +71,7 @@ impl Leader {
             true => 0,
             false => own.history.last(),
         };
-        let old = self.confirmation.is_open() && own.is(Mutant::SyncByOldRound);
-        let round = self.confirmation.begun + u64::from(!old);
+        let round = self.confirmation.begun + 1;
         let syncs = match link {
             None => Some(&mut self.confirmation.syncs),
             Some(link) => {

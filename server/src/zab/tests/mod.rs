@@ -159,6 +159,23 @@ fn a_sync_needs_nobody_where_one_votes() {
 }
 
 #[test]
+fn a_sync_needs_a_quorum_of_the_members_in_force() {
+    let mut cluster = Cluster::changeable();
+    let leader = cluster.leader();
+    cluster.mute.insert(if leader == 1 { 2 } else { 1 });
+    let ask = |cluster: &mut Cluster| {
+        cluster.ask_sync(leader, None);
+        cluster.run();
+        cluster.synced(leader)
+    };
+    assert_eq!(ask(&mut cluster), 1, "two of three");
+    cluster.reconfigure("vvvvv");
+    assert_eq!(ask(&mut cluster), 1, "two of five");
+    cluster.reconfigure("vvv");
+    assert_eq!(ask(&mut cluster), 3, "two of three again");
+}
+
+#[test]
 fn a_sync_is_confirmed_by_what_is_committed_behind_it() {
     let mut cluster = Cluster::all(3, 0);
     cluster.advance(500);
