@@ -153,8 +153,8 @@ impl ClientBuilder {
     /// ([`State::ConnectedReadOnly`](crate::State::ConnectedReadOnly)), until one that writes can be
     /// reached; no unless set.
     ///
-    /// Servers that only read refuse writes with [`Error::ReadOnly`], and open sessions of their
-    /// own. The ensemble does not know those: the first server that writes gives the client its
+    /// Writes fail with [`Error::ReadOnly`] then, without being sent. Servers that only read open
+    /// sessions of their own. The ensemble does not know those: the first server that writes gives the client its
     /// lasting session. One that the ensemble knows is not taken on by servers that only read, for
     /// they cannot tell whether it still lives.
     ///
@@ -177,6 +177,10 @@ impl ClientBuilder {
     /// It needs an ensemble that says where clients reach its servers, as in
     /// `server.1=zk1:2888:3888;2181`, by names and ports that hold where this client runs too. A
     /// description that does not say so changes nothing.
+    ///
+    /// A client that uses TLS needs the secure port as well, as in
+    /// `server.1=zk1:2888:3888;2181;2281`, which servers before 3.10 do not write down: with them it
+    /// stays with the servers that it was given.
     pub fn follow_membership(mut self, follow: bool) -> Self {
         self.follow_membership = follow;
         self
@@ -275,6 +279,7 @@ impl ClientBuilder {
         let host = self
             .host
             .unwrap_or_else(|| Host::Runtime(Handle::current()));
+        let secure = self.security.uses_tls();
         let settings = Settings {
             servers,
             timeout: self.session_timeout,
@@ -303,7 +308,7 @@ impl ClientBuilder {
             shuffle: self.shuffle,
         });
         if self.follow_membership {
-            let following = membership::follow(Arc::downgrade(&shared));
+            let following = membership::follow(Arc::downgrade(&shared), secure);
             shared.host.spawn(following);
         }
         Ok((Client::new(shared, chroot), status))

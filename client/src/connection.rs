@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::driver::Credential;
+use crate::error::is_read;
 use crate::meter::Meter;
 use crate::reconnect::Rhythm;
 use crate::registry::{Registry, Removal};
@@ -36,6 +37,8 @@ pub(crate) struct Connection {
     /// What the server said to the last sync that went in front of reads.
     synced: ErrorCode,
     rhythm: Rhythm,
+    /// The server takes no writes.
+    read_only: bool,
     last_sent: Instant,
     last_received: Instant,
     /// The server has done more than accept the connection.
@@ -77,7 +80,7 @@ pub(crate) struct Received {
 }
 
 impl Connection {
-    pub(crate) fn new(wire: Wire<Stream>, rhythm: Rhythm) -> Self {
+    pub(crate) fn new(wire: Wire<Stream>, rhythm: Rhythm, read_only: bool) -> Self {
         let now = Instant::now();
         Connection {
             wire,
@@ -87,6 +90,7 @@ impl Connection {
             next_xid: 1,
             synced: ErrorCode::OK,
             rhythm,
+            read_only,
             last_sent: now,
             last_received: now,
             answered: false,
@@ -114,8 +118,11 @@ impl Connection {
         self.answered
     }
 
-    /// Puts a request into the output.
+    /// Puts a request into the output, unless it is known to be refused.
     pub(crate) fn send(&mut self, request: Request, registry: &mut Registry) {
+        if self.read_only && !is_read(request.operation) {
+            return request.refuse(ErrorCode::NOT_READ_ONLY);
+        }
         let xid = self.take_xid();
         request.write(xid, self.wire.output());
         if let Some(watch) = &request.watch {

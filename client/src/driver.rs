@@ -308,7 +308,11 @@ impl Driver {
         } else {
             self.search_pause = probe::FIRST_PAUSE;
         }
-        let mut connection = Connection::new(attached.wire, Rhythm::new(attached.timeout));
+        let mut connection = Connection::new(
+            attached.wire,
+            Rhythm::new(attached.timeout),
+            attached.read_only,
+        );
         for (position, identity) in self.identities.iter().enumerate() {
             connection.send_auth(position, &identity.credential);
         }

@@ -138,7 +138,7 @@ pub enum Error {
         path: String,
     },
 
-    /// The server is read-only, being cut off from its ensemble.
+    /// The server is read-only, being cut off from its ensemble. Writes do not even get to it.
     #[error("{path:?}: the server is read-only for now; wait for `State::Connected`")]
     ReadOnly {
         /// The znode.
@@ -345,7 +345,7 @@ impl Error {
 }
 
 /// Operations that change no znode, so that repeating them is always safe.
-fn is_read(operation: OpCode) -> bool {
+pub(crate) fn is_read(operation: OpCode) -> bool {
     !matches!(
         operation,
         OpCode::Create

@@ -48,6 +48,8 @@ pub struct EnsembleMember {
     /// Where clients reach it: `host:2181`. `None` if the description does not say. A server that
     /// listens on all its addresses is given by the host under which other servers reach it.
     pub client: Option<String>,
+    /// Where clients reach it by TLS, in the same way. Servers before 3.10 do not say.
+    pub secure_client: Option<String>,
 }
 
 impl EnsembleConfig {
@@ -78,19 +80,26 @@ impl EnsembleConfig {
     /// Where clients reach the servers: `host:port,host:port`, for [`Client::connect`] and
     /// [`Client::update_servers`]. `None` if the description does not say it of any server.
     pub fn connect_string(&self) -> Option<String> {
-        let addresses = self.members.iter().filter_map(|m| m.client.as_deref());
-        let addresses: Vec<&str> = addresses.collect();
+        self.list(|member| member.client.as_deref())
+    }
+
+    /// As [`connect_string`](EnsembleConfig::connect_string), for clients that use TLS.
+    pub fn secure_connect_string(&self) -> Option<String> {
+        self.list(|member| member.secure_client.as_deref())
+    }
+
+    fn list<'a>(&'a self, of: impl Fn(&'a EnsembleMember) -> Option<&'a str>) -> Option<String> {
+        let addresses: Vec<&str> = self.members.iter().filter_map(of).collect();
         (!addresses.is_empty()).then(|| addresses.join(","))
     }
 }
 
 impl EnsembleMember {
-    /// From `host:quorumPort:electionPort[:role][|…][;[host:]clientPort[;…]]`.
+    /// From `host:quorumPort:electionPort[:role][|…][;[[host:]clientPort][;[host:]securePort]]`.
     fn parse(id: &str, value: &str) -> Option<Self> {
-        let (peers, client) = match value.split_once(';') {
-            Some((peers, clients)) => (peers, clients.split(';').next()),
-            None => (value, None),
-        };
+        let mut parts = value.split(';');
+        let peers = parts.next()?;
+        let mut for_clients = || client_address(parts.next()?, host(peers)?);
         let role = |peer: &str| peer.rsplit(':').next().map(str::to_ascii_lowercase);
         let is_observer = peers
             .split('|')
@@ -99,7 +108,8 @@ impl EnsembleMember {
         let address: Vec<&str> = addresses.collect();
         Some(EnsembleMember {
             id: id.parse().ok()?,
-            client: client.and_then(|client| client_address(client, host(peers)?)),
+            client: for_clients(),
+            secure_client: for_clients(),
             address: address.join("|"),
             is_observer,
         })
@@ -203,7 +213,7 @@ async fn position(list: &[Server], address: SocketAddr) -> Option<usize> {
 
 /// Keeps the list of servers as the ensemble describes itself, until the session is over. Holds no
 /// handle while it waits, so that the session is closed with the last one of the application.
-pub(crate) async fn follow(shared: Weak<Shared>) {
+pub(crate) async fn follow(shared: Weak<Shared>, secure: bool) {
     let mut version = None;
     while let Some(client) = Client::of(&shared) {
         let reading = client.get_config_watched();
@@ -212,7 +222,7 @@ pub(crate) async fn follow(shared: Weak<Shared>) {
             Ok((config, changed)) => {
                 if version != Some(config.version) {
                     version = Some(config.version);
-                    adopt(&shared, &config).await;
+                    adopt(&shared, &config, secure).await;
                 }
                 match changed.await {
                     Ok(_) => continue,
@@ -232,9 +242,13 @@ pub(crate) async fn follow(shared: Weak<Shared>) {
     }
 }
 
-async fn adopt(shared: &Weak<Shared>, config: &EnsembleConfig) {
+async fn adopt(shared: &Weak<Shared>, config: &EnsembleConfig, secure: bool) {
+    let servers = match secure {
+        true => config.secure_connect_string(),
+        false => config.connect_string(),
+    };
     // A description without addresses for clients says nothing against those that are known.
-    if let (Some(client), Some(servers)) = (Client::of(shared), config.connect_string())
+    if let (Some(client), Some(servers)) = (Client::of(shared), servers)
         && let Err(error) = client.update_servers(&servers).await
     {
         warn!(%error, "the ensemble describes its servers in a way that is of no use");
@@ -258,21 +272,31 @@ mod tests {
         let config = EnsembleConfig::parse(text.as_bytes(), Stat::default());
         assert_eq!(config.version, 0x1a_0000_0002);
         assert_eq!(config.text, text);
-        let member = |id, address: &str, is_observer, client: &str| EnsembleMember {
-            id,
-            address: address.into(),
-            is_observer,
-            client: Some(client.into()),
-        };
+        let member =
+            |id, address: &str, is_observer, client: &str, secure: Option<&str>| EnsembleMember {
+                id,
+                address: address.into(),
+                is_observer,
+                client: Some(client.into()),
+                secure_client: secure.map(str::to_owned),
+            };
         assert_eq!(
             config.members,
             [
-                member(1, "a:2888:3888", false, "a:2181"),
-                member(12, "b:1:2|c:3:4", true, "10.0.0.1:2182"),
+                member(1, "a:2888:3888", false, "a:2181", None),
+                member(
+                    12,
+                    "b:1:2|c:3:4",
+                    true,
+                    "10.0.0.1:2182",
+                    Some("10.0.0.1:2281")
+                ),
             ]
         );
         let list = config.connect_string();
         assert_eq!(list.as_deref(), Some("a:2181,10.0.0.1:2182"));
+        let list = config.secure_connect_string();
+        assert_eq!(list.as_deref(), Some("10.0.0.1:2281"));
     }
 
     #[test]
@@ -290,6 +314,15 @@ mod tests {
             ("server.1=a:1:2;b:65536", None),
         ] {
             assert_eq!(clients(line), [client.map(str::to_owned)], "{line}");
+        }
+        for (line, secure) in [
+            ("server.1=a:1:2;5;6", Some("a:6")),
+            ("server.1=a:1:2;;b:6", Some("b:6")),
+            ("server.1=a:1:2;5", None),
+            ("server.1=a:1:2;5;", None),
+        ] {
+            let config = EnsembleConfig::parse(line.as_bytes(), Stat::default());
+            assert_eq!(config.secure_connect_string().as_deref(), secure, "{line}");
         }
     }
 

@@ -70,6 +70,17 @@ impl Request {
         (request, receiver)
     }
 
+    /// Answers as a server would that refuses it.
+    pub(crate) fn refuse(self, code: ErrorCode) {
+        // The caller may have given up the wait.
+        let _ = self.respond.send(Ok(Answer {
+            xid: 0,
+            zxid: 0,
+            code,
+            body: Bytes::new(),
+        }));
+    }
+
     /// Appends the request, under its xid, to what goes out.
     pub(crate) fn write(&self, xid: i32, out: &mut Vec<u8>) {
         let start = out.len();

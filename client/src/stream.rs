@@ -27,6 +27,15 @@ pub(crate) struct Security {
 }
 
 impl Security {
+    /// Do connections use TLS?
+    pub(crate) fn uses_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        let uses_tls = self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let uses_tls = false;
+        uses_tls
+    }
+
     /// Connects, and secures the connection if that was asked for.
     pub(crate) async fn open(&self, server: &Server) -> io::Result<Stream> {
         #[cfg(feature = "simulation")]

@@ -637,12 +637,15 @@ async fn a_session_that_the_ensemble_knows_keeps_its_id_on_a_read_only_server() 
     assert_eq!(peer.hello().await.session, SESSION);
     peer.answer_hello(SESSION, LONG, true).await;
     state(&client, State::ConnectedReadOnly).await;
-    let write = client.delete("/a", None);
-    let request = peer.expect(OpCode::Delete).await;
-    peer.refuse(&request, ErrorCode::NOT_READ_ONLY).await;
-    let error = within("the refusal", write).await.unwrap_err();
+    // What it would refuse does not get to it: the next that it sees is a read.
+    let error = within("the refusal", client.delete("/a", None)).await;
+    let error = error.unwrap_err();
     assert!(matches!(&error, Error::ReadOnly { path } if path == "/a"));
+    assert_eq!(error.code(), Some(ErrorCode::NOT_READ_ONLY));
     assert_eq!(error.outcome(), Outcome::DidNotHappen);
+    let both = client.transaction().delete("/a", None).delete("/b", None);
+    let error = within("the refusal", both.commit()).await.unwrap_err();
+    assert!(matches!(error, Error::ReadOnly { .. }));
     assert_eq!(client.last_heartbeat(), heartbeat);
 
     // A read that is under way is answered before the client leaves for a server that writes.
