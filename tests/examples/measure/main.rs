@@ -13,8 +13,9 @@
 //! cargo run --release -p quorate-tests --example measure -- waiters
 //! ```
 //!
-//! With `apache` behind it, the same with the servers in `QUORATE_APACHE_CLASSPATH`; with a connect
-//! string behind `locks`, on the servers there.
+//! With `apache` behind it, the same with the servers in `QUORATE_APACHE_CLASSPATH`. `locks` takes
+//! connect strings instead: of the servers that all use, and of others that Curator uses as well;
+//! with `beside` it starts ours and those of `QUORATE_APACHE_CLASSPATH` for that.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -66,11 +67,20 @@ fn main() {
         Some("kills") => kills(Cluster::start(seats, Cluster::settings())),
         Some("sessions") => sessions(Cluster::start(seats, Cluster::settings())),
         Some("catch-up") => catch_up(Cluster::start(seats, Cluster::settings())),
-        Some("locks") => match arguments.get(1).filter(|servers| servers.contains(':')) {
-            Some(servers) => locks::locks(servers),
-            None => {
+        Some("locks") => match arguments.get(1).map(String::as_str) {
+            Some("beside") => {
+                let apache = || Seat::voter(Apache::from_env());
+                let others = vec![apache(), apache(), apache()];
+                let others = Cluster::start(others, Cluster::settings());
                 let cluster = Cluster::start(seats, Cluster::settings());
-                locks::locks(&connect_string(&cluster));
+                locks::locks(&connect_string(&cluster), Some(&connect_string(&others)));
+            }
+            Some(servers) if servers.contains(':') => {
+                locks::locks(servers, arguments.get(2).map(String::as_str));
+            }
+            _ => {
+                let cluster = Cluster::start(seats, Cluster::settings());
+                locks::locks(&connect_string(&cluster), None);
             }
         },
         Some("waiters") => waiters::waiters(&Cluster::start(seats, Cluster::settings())),
