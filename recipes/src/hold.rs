@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -141,10 +141,28 @@ pub(crate) struct Confirmed {
 }
 
 impl Confirmed {
-    /// Has the connection stayed as it was?
-    pub(crate) fn is_current(&self) -> bool {
+    /// Is everything as it was? The znode is there, for nothing was heard of it, the connection is
+    /// the one on which that would have been heard, and the session lives.
+    pub(crate) fn is_current(&mut self, client: &Client) -> bool {
+        let mut nobody = Context::from_waker(Waker::noop());
         self.connection.has_changed().is_ok_and(|changed| !changed)
+            && Pin::new(&mut self.watch).poll(&mut nobody).is_pending()
+            && is_valid(client)
     }
+}
+
+/// As [`confirm`], unless everything still is as it was confirmed before.
+pub(crate) async fn reconfirm(
+    client: &Client,
+    node: &Protected,
+    confirmed: Option<Confirmed>,
+) -> Result<Option<Confirmed>, ClientError> {
+    if let Some(mut confirmed) = confirmed
+        && confirmed.is_current(client)
+    {
+        return Ok(Some(confirmed));
+    }
+    confirm(client, node).await
 }
 
 /// Looks whether `node` is there, belongs to this session, and the session lives. `None` if not.
@@ -162,7 +180,7 @@ pub(crate) async fn confirm(
             return Ok(None);
         };
         let connected = *connection.borrow() == State::Connected;
-        if connected && valid_until(client).is_some_and(|until| Instant::now() < until) {
+        if connected && is_valid(client) {
             return Ok(Some(Confirmed {
                 stat,
                 watch,
@@ -177,6 +195,11 @@ fn valid_until(client: &Client) -> Option<Instant> {
     let timeout = client.session()?.timeout();
     let reserve = (timeout / RESERVE).max(Duration::from_millis(2));
     client.session_deadline()?.checked_sub(reserve)
+}
+
+/// Does the session surely live, by what is known now?
+fn is_valid(client: &Client) -> bool {
+    valid_until(client).is_some_and(|until| Instant::now() < until)
 }
 
 impl Hold {

@@ -167,6 +167,12 @@ impl Naming {
         }
     }
 
+    /// Does everybody come behind those who are there? Not among readers and writers: a writer that
+    /// goes on as a reader comes back at its place.
+    pub(crate) fn is_in_order(self) -> bool {
+        self.numbered && self.rivals == [self.marker]
+    }
+
     /// What follows the marker in the name of such a znode.
     pub(crate) fn number(self, name: &str) -> &str {
         name.rsplit_once(self.marker)

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::error::Error;
 use crate::guard::{FencingToken, Guard};
-use crate::hold::{Confirmed, Hold, confirm};
+use crate::hold::{Hold, reconfirm};
 use crate::layout::{Child, Sequence};
 use crate::protect::{Protected, Site, join, patient};
 
@@ -34,7 +34,11 @@ pub(crate) enum Turn {
     /// Nobody for whom it has to wait is in front.
     First,
     /// The contender at this path is the last one in front.
-    Behind(String),
+    Behind {
+        path: String,
+        /// Nobody else is in front.
+        alone: bool,
+    },
     /// The place's znode is gone.
     Vanished,
 }
@@ -43,9 +47,8 @@ impl<'a> Queue<'a> {
     /// Waits until it is this contender's turn, behind everybody who came before.
     pub(crate) async fn acquire(self) -> Result<Guard, Error> {
         loop {
-            let place = self.enter().await?;
+            let (place, turn) = self.enter().await?;
             // A place whose znode has gone is taken anew, at the end.
-            let turn = place.turn().await?;
             if let Some(guard) = place.wait(turn).await? {
                 return Ok(guard);
             }
@@ -55,9 +58,8 @@ impl<'a> Queue<'a> {
     /// As [`acquire`](Queue::acquire), if nobody has to be waited for.
     pub(crate) async fn try_acquire(self) -> Result<Option<Guard>, Error> {
         loop {
-            let place = self.enter().await?;
-            let turn = place.turn().await?;
-            if let Turn::Behind(_) = turn {
+            let (place, turn) = self.enter().await?;
+            if let Turn::Behind { .. } = turn {
                 return Ok(None);
             }
             if let Some(guard) = place.wait(turn).await? {
@@ -66,9 +68,11 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// Takes the place at the end.
-    async fn enter(self) -> Result<Place<'a>, Error> {
-        let (node, czxid) = Protected::create(self.0).await?;
+    /// Takes the place at the end, and looks who is in front of it.
+    async fn enter(self) -> Result<(Place<'a>, Turn), Error> {
+        // The list is asked for right behind the znode, and shows it then.
+        let (created, names) = tokio::join!(biased; Protected::create(self.0), self.names());
+        let (node, czxid) = created?;
         let Some(sequence) = self.0.naming.sequence(node.name()) else {
             let path = node.path().to_owned();
             return Err(Error::ForeignChild { path });
@@ -80,12 +84,18 @@ impl<'a> Queue<'a> {
                 "the numbers of this path run out soon; use another path"
             );
         }
-        Ok(Place {
+        let place = Place {
             queue: self,
             node,
             czxid,
             sequence,
-        })
+        };
+        let turn = match place.turn(names?).await? {
+            // It was asked for more than once to create the znode.
+            Turn::Vanished => place.look().await?,
+            turn => turn,
+        };
+        Ok((place, turn))
     }
 
     /// All contenders by name, in no order; empty if the path does not exist.
@@ -199,9 +209,13 @@ impl Contender {
 
 impl Place<'_> {
     /// Looks who is in front now.
-    async fn turn(&self) -> Result<Turn, Error> {
-        let contenders = self.queue.names().await?;
-        let (mut last, mut present) = (None, false);
+    async fn look(&self) -> Result<Turn, Error> {
+        self.turn(self.queue.names().await?).await
+    }
+
+    /// Who is in front, if these are all contenders.
+    async fn turn(&self, contenders: Vec<(String, Child)>) -> Result<Turn, Error> {
+        let (mut last, mut in_front, mut present) = (None, 0, false);
         for (name, contender) in contenders {
             if name == self.node.name() {
                 present = true;
@@ -214,6 +228,7 @@ impl Place<'_> {
             if distance > 0 || (distance == 0 && !self.is_younger_than(&name).await?) {
                 continue;
             }
+            in_front += 1;
             if last.as_ref().is_none_or(|(nearest, _)| *nearest < distance) {
                 last = Some((distance, name));
             }
@@ -221,7 +236,10 @@ impl Place<'_> {
         Ok(match last {
             _ if !present => Turn::Vanished,
             None => Turn::First,
-            Some((_, name)) => Turn::Behind(join(self.queue.0.path, &name)),
+            Some((_, name)) => Turn::Behind {
+                path: join(self.queue.0.path, &name),
+                alone: in_front == 1,
+            },
         })
     }
 
@@ -238,21 +256,28 @@ impl Place<'_> {
     /// Waits until nobody is in front, and makes a guard of the place; `None` if its znode is gone.
     /// One contender is watched at a time, so that a release wakes one waiter.
     async fn wait(self, mut turn: Turn) -> Result<Option<Guard>, Error> {
-        let Site { client, path, .. } = self.queue.0;
-        let mut confirmed = None;
-        while let Turn::Behind(path) = turn {
-            deleted(client, &path).await?;
-            // It most likely is this contender's turn, so everything is asked at once.
-            let confirm = async { Ok(confirm(client, &self.node).await?) };
-            (turn, confirmed) = tokio::try_join!(self.turn(), confirm)?;
+        let Site {
+            client,
+            path,
+            naming,
+            ..
+        } = self.queue.0;
+        let mut own = None;
+        while let Turn::Behind { path, alone } = turn {
+            // What will be needed then is asked for now.
+            let confirmed = reconfirm(client, &self.node, own);
+            (own, ()) = tokio::try_join!(confirmed, deleted(client, &path))?;
+            let still = own.as_mut().is_some_and(|own| own.is_current(client));
+            // Whoever has come meanwhile is behind.
+            turn = match still && alone && naming.is_in_order() {
+                true => Turn::First,
+                false => self.look().await?,
+            };
         }
         if turn == Turn::Vanished {
             return Ok(None);
         }
-        let confirmed = match confirmed.filter(Confirmed::is_current) {
-            Some(confirmed) => Some(confirmed),
-            None => confirm(client, &self.node).await?,
-        };
+        let confirmed = reconfirm(client, &self.node, own).await?;
         Ok(confirmed.map(|confirmed| Guard::new(Hold::new(client, path, self.node, confirmed))))
     }
 }

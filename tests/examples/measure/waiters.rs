@@ -76,8 +76,8 @@ async fn crowd(cluster: &Cluster, clients: &[Client]) -> (Guard, Vec<JoinHandle<
         tokio::spawn(async move { lock.acquire().await.unwrap() })
     });
     let waiting = waiting.collect();
-    // Each watches the one in front of it, and the holder itself.
-    while watches(cluster) < WAITERS + 1 {
+    // Each watches itself, and all but the holder the one in front.
+    while watches(cluster) < 2 * WAITERS + 1 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     (guard, waiting)

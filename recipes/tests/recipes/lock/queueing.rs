@@ -63,9 +63,11 @@ async fn one_waiter_hears_of_a_release_however_many_there_are() {
         guard.release().await.unwrap();
         let (granted, _, others) = soon("grant", futures::future::select_all(waiting)).await;
         (guard, waiting) = (granted.unwrap().unwrap(), others);
-        // One event, one look at the queue.
+        // One event, one look at the queue: the waiter that had nobody but the holder in front needs
+        // none.
+        let looks = usize::from(released > 1);
         assert_eq!(relay.traffic().notifications(), released);
-        assert_eq!(relay.traffic().requests(OpCode::GetChildren), lists + 1);
+        assert_eq!(relay.traffic().requests(OpCode::GetChildren), lists + looks);
     }
     assert_eq!(relay.traffic().requests(OpCode::GetData), WAITERS);
 }
