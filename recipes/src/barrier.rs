@@ -7,7 +7,7 @@ use tracing::instrument;
 
 use crate::error::Error;
 use crate::guard::Guard;
-use crate::protect::{create_parents, patient};
+use crate::protect::{create_parents, delete_once, patient};
 use crate::queue::{deleted, within};
 use crate::settings::{Settings, setters};
 use crate::simple_lock::SimpleLock;
@@ -46,6 +46,9 @@ impl Barrier {
     setters!(data, acl);
 
     /// Closes the barrier for good, until it is opened. Does nothing if it is closed.
+    ///
+    /// If the reply is lost, it is asked for again: who opens the barrier at that very moment may
+    /// find it closed afterwards.
     ///
     /// # Errors
     ///
@@ -87,7 +90,8 @@ impl Barrier {
         lock.try_acquire().await
     }
 
-    /// Opens the barrier. Does nothing if it is open.
+    /// Opens the barrier. Does nothing if it is open. A barrier that somebody closes again meanwhile
+    /// is left closed, also if a reply is lost.
     ///
     /// # Errors
     ///
@@ -96,11 +100,8 @@ impl Barrier {
     /// Dropping the future gives up the wait only.
     pub async fn open(&self) -> Result<(), Error> {
         let Settings { client, path, .. } = &self.settings;
-        let delete = || client.delete(path, None);
-        match patient().run_idempotent(delete).await {
-            Ok(()) | Err(ClientError::NoNode { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        delete_once(client, path).await?;
+        Ok(())
     }
 
     /// Is it closed? The server that answers catches up with the leader before.

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use async_stream::stream;
 use futures::{Stream, StreamExt};
-use quorate_client::{Client, CreateMode, CreateOptions, Error as ClientError, path};
+use quorate_client::{Client, CreateMode, CreateOptions, Error as ClientError, Transaction, path};
 use tokio::time::sleep;
 
 use crate::cache::{Cache, CacheEvent};
 use crate::changes::{Found, look_synced, of_node};
 use crate::error::Error;
 use crate::payload::{Payload, decode, encode};
-use crate::protect::{create_parents, patient};
+use crate::protect::{create_parents, delete_once};
 use crate::receipt::Receipts;
 use crate::settings::{Settings, setters};
 
@@ -104,32 +104,28 @@ impl<T: Payload> Config<T> {
         self.read(look_synced(&self.settings.client, self.path()).await?)
     }
 
-    /// Writes a value, whatever is there.
+    /// Writes a value, whatever is there. It is written exactly once, also if connections are lost,
+    /// so that no newer value is overwritten by a repetition.
     ///
     /// # Errors
     ///
-    /// As for [`get`](Config::get).
+    /// As for [`update`](Config::update).
     ///
     /// Dropping the future gives up the wait only.
     pub async fn set(&self, value: &T) -> Result<(), Error> {
-        let data = encode(self.path(), value)?;
-        let Settings { client, path, .. } = &self.settings;
-        loop {
-            let set = || client.set_data(path, &data, None);
-            match patient().run_idempotent(set).await {
-                Ok(_) => return Ok(()),
-                Err(ClientError::NoNode { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
+        let Settings { path, acl, .. } = &self.settings;
+        let data = encode(path, value)?;
+        let options = CreateOptions::new(CreateMode::Persistent).acl(acl);
+        let there = |transaction: Transaction| transaction.set_data(path, &data, None);
+        let absent = |transaction: Transaction| transaction.create(path, &data, options);
+        // Others may delete and create it in between.
+        while !self.write(there).await? {
             self.create_parents().await?;
-            let options = CreateOptions::new(CreateMode::Persistent).acl(&self.settings.acl);
-            let create = || client.create(path, &data, options);
-            match patient().run_idempotent(create).await {
-                Ok(_) => return Ok(()),
-                Err(ClientError::NodeExists { .. } | ClientError::NoNode { .. }) => {}
-                Err(error) => return Err(error.into()),
+            if self.write(absent).await? {
+                break;
             }
         }
+        Ok(())
     }
 
     /// Changes the value from what it is, which others cannot change meanwhile: `change` is called
@@ -217,11 +213,16 @@ impl<T: Payload> Config<T> {
         if version.is_none() {
             self.create_parents().await?;
         }
-        let written = self.receipts.commit(|transaction| match version {
+        self.write(|transaction| match version {
             Some(version) => transaction.set_data(path, &data, version),
             None => transaction.create(path, &data, options),
-        });
-        match written.await {
+        })
+        .await
+    }
+
+    /// Writes once, and answers whether what is there allowed it.
+    async fn write(&self, write: impl Fn(Transaction) -> Transaction) -> Result<bool, Error> {
+        match self.receipts.commit(write).await {
             Ok(()) => Ok(true),
             Err(ClientError::Transaction { source, .. }) => match *source {
                 ClientError::BadVersion { .. }
@@ -233,7 +234,8 @@ impl<T: Payload> Config<T> {
         }
     }
 
-    /// Deletes the value. Does nothing if there is none.
+    /// Deletes the value. Does nothing if there is none. A value that somebody else writes once it is
+    /// gone stays, also if a reply is lost.
     ///
     /// # Errors
     ///
@@ -242,10 +244,8 @@ impl<T: Payload> Config<T> {
     /// Dropping the future gives up the wait only.
     pub async fn delete(&self) -> Result<(), Error> {
         let Settings { client, path, .. } = &self.settings;
-        match patient().run_idempotent(|| client.delete(path, None)).await {
-            Ok(()) | Err(ClientError::NoNode { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        delete_once(client, path).await?;
+        Ok(())
     }
 
     /// The current value, then each change; `None` while the znode does not exist. Several quick

@@ -61,9 +61,9 @@
 //!
 //! # Nothing twice
 //!
-//! Writes that must not happen twice, such as adding to a [`Counter`] or putting into a [`Queue`], are
-//! sent together with a receipt, a znode of the session below `/quorate/receipts`. Where the ACL does
-//! not allow programs to create that, an operator should.
+//! Writes that must not happen twice, such as adding to a [`Counter`], putting into a [`Queue`] or
+//! setting a [`Config`], are sent together with a receipt, a znode of the session below
+//! `/quorate/receipts`. Where the ACL does not allow programs to create that, an operator should.
 //!
 //! The whole client is here as [`client`].
 

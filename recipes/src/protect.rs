@@ -1,6 +1,7 @@
 //! Znodes under a name that nobody else uses, so that a create whose reply was lost is found again,
 //! and none is left behind by a future that was dropped (spec: recipes, sections 2.2 and 2.5).
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use quorate_client::{
@@ -357,16 +358,29 @@ pub(crate) async fn delete_found(client: &Client, path: &str, found: Result<Opti
     }
 }
 
+/// Deletes the znode at `path`, and none that others create there once it is gone, whatever replies
+/// are lost. Answers whether there was one.
+pub(crate) async fn delete_once(client: &Client, path: &str) -> Result<bool, Error> {
+    delete_first(client, path, OnceLock::new()).await
+}
+
 /// Deletes the znode that the transaction `czxid` created, and none that others have created at the
 /// same path since. Answers whether it had been there.
 async fn delete_created(client: &Client, path: &str, czxid: i64) -> Result<bool, Error> {
+    delete_first(client, path, OnceLock::from(czxid)).await
+}
+
+/// Deletes the znode that the transaction `first` created, by default the one that is found.
+async fn delete_first(client: &Client, path: &str, first: OnceLock<i64>) -> Result<bool, Error> {
     let unanswered = Unanswered::default();
     let delete = || async {
         loop {
             // Each time anew: an attempt whose reply was lost may have made room for somebody else's.
             let (synced, found) = (client.sync(path), client.exists(path));
             synced.await?;
-            let Some(stat) = found.await?.filter(|stat| stat.czxid == czxid) else {
+            let found = found.await?;
+            let Some(stat) = found.filter(|stat| stat.czxid == *first.get_or_init(|| stat.czxid))
+            else {
                 return Ok(false);
             };
             match unanswered.note(client.delete(path, stat.version)).await {

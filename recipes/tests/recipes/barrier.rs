@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
+use quorate_proto::OpCode;
 use quorate_recipes::{Barrier, Client, CreateMode, DoubleBarrier, Error, Inside, Layout};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::relay::Relay;
+use crate::relay::{Fault, Relay};
 use crate::support::{
     LONG, OPERATIONS, PATH, Servers, beside, children, connect, contenders, dropped_at_every_await,
     nothing_left, server, soon, with_every_fault,
@@ -75,6 +76,25 @@ async fn lost_replies_do_not_matter_to_a_barrier() {
         barrier.wait().await.unwrap();
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_barrier_that_is_closed_again_is_not_opened_twice() {
+    let server = server().await;
+    let relay = Relay::start(server.address()).await;
+    let (client, operator) = (
+        connect(&relay.address(), LONG).await,
+        server.client(LONG).await,
+    );
+    let closed = Barrier::new(&operator, PATH);
+    closed.close().await.unwrap();
+    relay.inject(Fault::LoseReply(OpCode::Delete));
+    let opening = beside(async move { Barrier::new(&client, PATH).open().await });
+    soon("the opening", closed.wait()).await.unwrap();
+    closed.close().await.unwrap();
+    soon("its end", opening).await.unwrap().unwrap();
+    assert!(!relay.withdraw_faults());
+    assert!(closed.is_closed().await.unwrap());
 }
 
 fn double(client: &Client, members: usize) -> DoubleBarrier {

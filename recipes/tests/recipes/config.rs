@@ -104,6 +104,47 @@ async fn the_last_value_is_never_missed_and_none_is_older_than_the_one_before() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_reply_does_not_undo_what_others_do_next() {
+    let server = server().await;
+    let relay = Relay::start(server.address()).await;
+    let (client, operator) = (
+        connect(&relay.address(), LONG).await,
+        server.client(LONG).await,
+    );
+    let (ours, theirs) = (config(&client), config(&operator));
+    let mut versions = theirs.watch();
+    let mut until = async |value: Option<u64>| {
+        while soon("a version", versions.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .map(|version| version.value.0)
+            != value
+        {}
+    };
+    for (value, operation) in [(1, OpCode::SetData), (3, OpCode::Multi)] {
+        theirs.set(&Json(0)).await.unwrap();
+        relay.inject(Fault::LoseReply(operation));
+        let setting = beside({
+            let ours = ours.clone();
+            async move { ours.set(&Json(value)).await }
+        });
+        until(Some(value)).await;
+        theirs.set(&Json(value + 1)).await.unwrap();
+        soon("the end", setting).await.unwrap().unwrap();
+        relay.withdraw_faults();
+        let left = theirs.get().await.unwrap().unwrap();
+        assert_eq!(left.value, Json(value + 1), "{operation:?}");
+    }
+    relay.inject(Fault::LoseReply(OpCode::Delete));
+    let deleting = beside(async move { ours.delete().await });
+    until(None).await;
+    theirs.set(&Json(5)).await.unwrap();
+    soon("the end", deleting).await.unwrap().unwrap();
+    assert_eq!(theirs.get().await.unwrap().unwrap().value, Json(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn changes_of_many_are_all_made_once() {
     const EACH: usize = 25;
     let server = server().await;
