@@ -344,7 +344,9 @@ impl Peer {
             leader.accepted(&self.own, link);
         } else if self.early.len() < MAX_EARLY {
             let settings = &self.own.settings;
-            let until = self.own.now + settings.connect_limit.min(settings.tick);
+            // It may have decided as soon as this member began to wait for a better vote.
+            let search = 2 * settings.finalize_wait;
+            let until = self.own.now + settings.connect_limit.min(settings.tick).max(search);
             self.early.insert(link, Early { until, info: None });
         } else {
             self.own.close(link, "this server does not lead");

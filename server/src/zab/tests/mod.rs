@@ -470,6 +470,21 @@ fn a_learner_that_has_decided_for_a_follower_is_sent_away() {
 }
 
 #[test]
+fn a_learner_that_has_decided_before_its_leader_is_kept_until_the_search_is_over() {
+    let mut cluster = Cluster::new(3, 0);
+    cluster.start(2, (0, 0), Vec::new());
+    cluster.run();
+    // The search takes longer than a tick.
+    cluster.nodes.get_mut(&2).unwrap().peer.own.settings.tick = 50;
+    let link = Link(u64::MAX);
+    cluster.connect(1, link, 2);
+    cluster.advance(250);
+    assert!(cluster.links.contains_key(&(1, link)));
+    cluster.advance(250);
+    assert!(!cluster.links.contains_key(&(1, link)));
+}
+
+#[test]
 fn a_leader_hands_over_to_a_follower_that_has_everything() {
     for to in [None, Some(1), Some(2)] {
         let mut cluster = Cluster::all(3, 1);
