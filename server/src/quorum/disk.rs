@@ -77,6 +77,8 @@ impl DiskQueue {
             waiting.bytes += entries.iter().map(|entry| entry.bytes.len()).sum::<usize>();
         }
         waiting.work.push_back(work);
+        // Woken with the lock held, the thread would be given it, and be waited for.
+        drop(waiting);
         self.filled.notify_one();
     }
 

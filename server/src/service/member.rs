@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use quorate_proto::OpCode;
 use quorate_proto::jute::{Decode, Encode};
 
@@ -88,6 +89,8 @@ impl Proposals {
 #[derive(Debug)]
 pub(super) struct Member {
     outlet: Arc<dyn Outlet>,
+    /// Held by whoever sends requests to the leader: they keep their order.
+    forwarding: Mutex<Vec<Packet>>,
     desk: Desk,
     /// The ensemble, and who of it is here.
     pub(super) roster: Arc<Roster>,
@@ -112,6 +115,24 @@ impl Member {
     pub(super) fn outlet(&self) -> &dyn Outlet {
         &*self.outlet
     }
+
+    /// Sends what is queued for the leader, unless somebody else is at it: they see what has come
+    /// before they leave. The queue is not locked meanwhile.
+    pub(super) fn forward(&self, queue: &Mutex<Queue>) {
+        while let Some(mut packets) = self.forwarding.try_lock() {
+            while let Some(link) = {
+                let mut queue = queue.lock();
+                queue.take_requests(&mut packets)
+            } {
+                self.outlet.send(link, &packets);
+                packets.clear();
+            }
+            drop(packets);
+            if !queue.lock().has_requests() {
+                return;
+            }
+        }
+    }
 }
 
 impl Service {
@@ -133,6 +154,7 @@ impl Service {
         self.show_config(&roster);
         self.member.get_or_init(|| Member {
             outlet,
+            forwarding: Mutex::default(),
             desk,
             roster: Arc::new(roster),
             reported: AtomicU64::new(0),

@@ -546,17 +546,20 @@ impl Service {
             }
             return;
         };
-        if let Some((link, packets)) = queue.upstream() {
-            if !packets.is_empty() {
-                member.outlet().send(link, packets);
-                packets.clear();
+        if queue.is_leading() {
+            if queue.wants_logger() {
+                drop(queue);
+                member.outlet().proposals();
             }
-            if queue.wants_applier() {
-                self.submit_job(Job::Look);
-            }
-        } else if queue.wants_logger() {
-            drop(queue);
-            member.outlet().proposals();
+            return;
+        }
+        let (wanted, has_requests) = (queue.wants_applier(), queue.has_requests());
+        drop(queue);
+        if has_requests {
+            member.forward(&self.queue);
+        }
+        if wanted {
+            self.submit_job(Job::Look);
         }
     }
 }

@@ -426,7 +426,7 @@ impl Queue {
                 };
                 self.push_internal(tree, requester, Some(origin), op, internal);
             }
-            Answer::Local { op, ids, body } => self.push_local(op, &body, &ids, origin),
+            Answer::Local { op, ids, body } => self.push_local(op, &body, &ids, origin, false),
             // The session may be over by now.
             Answer::Resumed { timeout } => {
                 self.revalidating.insert(origin.session, (timeout, origin));
@@ -456,10 +456,19 @@ impl Queue {
         });
     }
 
-    /// Queues a request that has to wait for those in front of it.
-    pub(crate) fn push_local(&mut self, op: OpCode, body: &[u8], ids: &Ids, origin: Origin) {
+    /// Queues a request that has to wait for those in front of it. `behind` if some of its connection
+    /// are not answered yet: the applier looks at what is queued whenever it has answered something.
+    pub(crate) fn push_local(
+        &mut self,
+        op: OpCode,
+        body: &[u8],
+        ids: &Ids,
+        origin: Origin,
+        behind: bool,
+    ) {
         if op != OpCode::Sync {
-            self.restless = true;
+            // What a leader queues gets there by way of whoever takes proposals.
+            self.restless |= !behind || self.is_leading();
         } else if PathRecord::from_slice(body).is_err() {
             return self.refuse(ErrorCode::MARSHALLING_ERROR, origin);
         } else if let Role::Following(upstream) = &mut self.role {
@@ -517,10 +526,19 @@ impl Queue {
         !self.batch.is_empty() && std::mem::take(&mut self.idle)
     }
 
-    /// What is to be sent to the leader, and where.
-    pub(super) fn upstream(&mut self) -> Option<(Link, &mut Vec<Packet>)> {
+    /// Is there something to be sent to the leader?
+    pub(super) fn has_requests(&self) -> bool {
+        matches!(&self.role, Role::Following(upstream) if !upstream.packets.is_empty())
+    }
+
+    /// Exchanges what is to be sent to the leader for an empty list, and answers where to send it;
+    /// `None` if that is nothing.
+    pub(super) fn take_requests(&mut self, packets: &mut Vec<Packet>) -> Option<Link> {
         match &mut self.role {
-            Role::Following(upstream) => Some((upstream.link, &mut upstream.packets)),
+            Role::Following(upstream) if !upstream.packets.is_empty() => {
+                std::mem::swap(&mut upstream.packets, packets);
+                Some(upstream.link)
+            }
             _ => None,
         }
     }

@@ -89,7 +89,7 @@ impl MemberApplier {
     /// Does a job. Breaks when it is told to stop, or cannot go on, and says why.
     pub(super) fn carry_out(&mut self, job: Job) -> ControlFlow<Option<ServerError>> {
         match job {
-            Job::Look => self.look(),
+            Job::Look => {}
             Job::Apply(entries) => {
                 if let Err(error) = self.apply(&entries) {
                     return ControlFlow::Break(Some(error));
@@ -118,20 +118,25 @@ impl MemberApplier {
             Job::Rest(done) => drop(done),
             Job::Stop => return ControlFlow::Break(None),
         }
+        self.look();
         ControlFlow::Continue(())
     }
 
-    /// Takes what clients have queued.
+    /// Takes what clients have queued, until there is nothing more: who queues something behind a
+    /// request that is not answered yet relies on that to be seen with the answer.
     fn look(&mut self) {
         let mut works = std::mem::take(&mut self.works);
         let service = Arc::clone(&self.service);
-        let mut queue = service.queue.lock();
-        for (batch, _) in works.drain(..) {
-            queue.give_back(batch);
-        }
-        queue.take_works(&mut works);
-        drop(queue);
-        if !works.is_empty() {
+        loop {
+            let mut queue = service.queue.lock();
+            for (batch, _) in works.drain(..) {
+                queue.give_back(batch);
+            }
+            queue.take_works(&mut works);
+            drop(queue);
+            if works.is_empty() {
+                break;
+            }
             self.admit(&mut works);
         }
         self.works = works;

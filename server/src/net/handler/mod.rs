@@ -519,12 +519,12 @@ impl Handler {
         let origin = self.origin(requester.cxid, requester.session);
         match op {
             _ if local::is_local(op) => {
-                queue.push_local(op, body, ids, origin);
+                queue.push_local(op, body, ids, origin, self.in_flight > 0);
                 self.waiting += 1;
             }
             OpCode::CloseSession if requester.local => {
                 self.service.local_sessions.lock().remove(requester.session);
-                queue.push_local(op, &[], ids, origin);
+                queue.push_local(op, &[], ids, origin, false);
                 self.ended = true;
             }
             OpCode::CloseSession => {
