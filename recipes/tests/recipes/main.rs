@@ -8,6 +8,7 @@
 mod bad_input;
 mod barrier;
 mod cache;
+mod chroot;
 mod config;
 mod coordination;
 mod counter;
