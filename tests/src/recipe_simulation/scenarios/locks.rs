@@ -74,7 +74,7 @@ pub(super) const CHROOT: Recipe = Recipe {
 };
 pub(super) const READ_ONLY: Recipe = Recipe {
     name: "read-only",
-    bypasses: &["waits-for-nobody", "believes-readers"],
+    bypasses: EXCLUSIVE,
     make: |bypass| Locks::of_one(ALL, Way::Readers, bypass),
 };
 
@@ -333,7 +333,7 @@ impl Locks {
             return Ok(false);
         };
         let (grants, token) = (&self.grants[PATH], guard.fencing_token().get());
-        if !lost || self.believes(place, guard).await {
+        if !lost || self.bypass == Some("ignores-loss") {
             grants.write_outside(host, token)?;
         }
         let work = place.path(WORK);
@@ -343,18 +343,6 @@ impl Locks {
             return Ok(true);
         }
         grants.write_inside(guard.transaction(), &work, token).await
-    }
-
-    /// Does the holder go on although its guard is lost?
-    async fn believes(&self, place: &Place, guard: &Guard) -> bool {
-        match self.bypass {
-            Some("ignores-loss") => true,
-            Some("believes-readers") => {
-                let found = place.client.exists(guard.node()).await;
-                found.is_ok_and(|found| found.is_some())
-            }
-            _ => false,
-        }
     }
 
     async fn downgrade(&self, host: &Host, place: &Place, guard: WriteGuard) -> Round {
