@@ -366,10 +366,12 @@ impl World {
         }
         let (offset, bits) = (self.rng.usize(..used / 2), self.rng.u8(1..));
         disk.damage(file, offset, bits);
+        let now = content[offset] ^ bits;
         self.members[victim].rot = Some(Rot {
             file: file.clone(),
             offset,
             bits,
+            now,
         });
         self.trace
             .note(self.now, || format!("! byte {offset} of {used} of {file}"));

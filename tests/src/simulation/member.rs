@@ -41,6 +41,8 @@ pub struct Rot {
     pub offset: usize,
     /// The bits that have changed.
     pub bits: u8,
+    /// What it is.
+    pub now: u8,
 }
 
 /// A member of the ensemble.
@@ -78,9 +80,20 @@ impl Member {
         self.process.is_some()
     }
 
-    /// Makes the damaged byte what it was.
+    /// Makes the damaged byte what it was, unless another file has taken the place of that one: a
+    /// recovery brings to its end what a crash has left half done.
     pub fn mend(&mut self) {
-        if let Some(Rot { file, offset, bits }) = self.rot.take() {
+        let Some(Rot {
+            file,
+            offset,
+            bits,
+            now,
+        }) = self.rot.take()
+        else {
+            return;
+        };
+        let content = self.disk.get(&file).unwrap_or_default();
+        if content.get(offset) == Some(&now) {
             self.disk.damage(file, offset, bits);
         }
     }
