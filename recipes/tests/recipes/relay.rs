@@ -64,6 +64,7 @@ pub(crate) struct Traffic {
     faults: Vec<Fault>,
     notifications: usize,
     requests: HashMap<i32, usize>,
+    answers: HashMap<i32, usize>,
 }
 
 impl Traffic {
@@ -81,6 +82,12 @@ impl Traffic {
     pub(crate) fn requests(&self, operation: OpCode) -> usize {
         let passed = self.requests.get(&operation.number());
         passed.copied().unwrap_or_default()
+    }
+
+    /// Requests of a kind that the server has answered.
+    fn answers(&self, operation: OpCode) -> usize {
+        let answered = self.answers.get(&operation.number());
+        answered.copied().unwrap_or_default()
     }
 }
 
@@ -161,7 +168,7 @@ impl Relay {
 
     /// Awaits that so many contenders have found somebody in front of them.
     pub(crate) async fn waiting(&self, number: usize) {
-        self.until(|traffic| traffic.requests(OpCode::GetData) == number)
+        self.until(|traffic| traffic.answers(OpCode::GetData) == number)
             .await;
     }
 
@@ -261,6 +268,11 @@ async fn replies(
                 .send_modify(|traffic| traffic.notifications += 1);
         }
         let operation = pending.lock().remove(&xid);
+        if let Some(operation) = operation {
+            shared.traffic.send_modify(|traffic| {
+                *traffic.answers.entry(operation).or_default() += 1;
+            });
+        }
         let succeeded = number(&frame, 16) == 0;
         if succeeded
             && shared.takes(

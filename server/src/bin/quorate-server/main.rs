@@ -48,7 +48,10 @@ fn main() -> ExitCode {
         )),
     };
     ended.unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr(), "quorate-server: {error}");
+        // Who reads as much as it wants, such as `head`, need not be told.
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            let _ = writeln!(io::stderr(), "quorate-server: {error}");
+        }
         ExitCode::FAILURE
     })
 }
