@@ -169,14 +169,15 @@ impl Checker {
     }
 
     /// Would the ensemble live on without the disk of a member? Only if every quorum of the others
-    /// has everything that was committed.
+    /// has everything that was committed; and if they are one, too, under the configurations that
+    /// they know to be committed: that a newer one is in force the member may have known alone.
     pub fn can_spare(&self, member: usize) -> bool {
         let others = |sid: Sid| {
             let seen = &self.members[index(sid)];
             index(sid) != member && !seen.blank && self.chain.contains(seen.logged, self.committed)
         };
-        let mut histories = self.members.iter().map(|seen| seen.appended);
-        histories.all(|history| self.is_quorum(history, others))
+        let mut members = self.members.iter();
+        members.all(|seen| self.is_quorum(seen.appended, others) && seen.config.is_quorum(others))
     }
 
     /// The configuration in force.
