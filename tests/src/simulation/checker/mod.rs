@@ -222,6 +222,11 @@ impl Checker {
     ) -> Checked {
         self.recovered(member, last_zxid, epochs, tree, job)?;
         let seen = &mut self.members[member];
+        if let Some(Job::Install { dump, .. }) = job
+            && last_zxid == dump.zxid()
+        {
+            seen.fuzzy = seen.fuzzy.max(dump.end());
+        }
         seen.config = config.clone();
         seen.epochs = epochs;
         seen.logged = last_zxid;
