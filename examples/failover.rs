@@ -116,7 +116,8 @@ async fn show(load: &Load, screen: &mut Screen) -> Result<(), Failure> {
         }
         told = chart.marks.len();
         screen.show(chart.text(72, 8));
-        if let Some(failure) = load.record().failure.take() {
+        let failure = load.record().failure.take();
+        if let Some(failure) = failure {
             return Err(failure.into());
         }
     }

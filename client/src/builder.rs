@@ -231,9 +231,12 @@ impl ClientBuilder {
         let (client, status) = self.start(servers)?;
         let mut states = status.subscribe();
         let connected = states.wait_for(|state| state.is_connected() || state.is_over());
-        match timeout(within, connected).await {
-            Ok(Ok(state)) if state.is_connected() => {}
-            Ok(_) => return Err(status.end()),
+        // The state is not locked any more when its end is looked at.
+        let connected = timeout(within, connected).await;
+        let connected = connected.map(|state| state.is_ok_and(|state| state.is_connected()));
+        match connected {
+            Ok(true) => {}
+            Ok(false) => return Err(status.end()),
             Err(_) => {
                 let late = || Arc::new(io::Error::from(io::ErrorKind::TimedOut));
                 return Err(Error::Connect {

@@ -242,9 +242,10 @@ impl Client {
     pub async fn connected(&self) -> Result<(), Error> {
         let mut states = self.watch_state();
         let settled = states.wait_for(|state| state.is_connected() || state.is_over());
-        match settled.await {
-            Ok(state) if state.is_connected() => Ok(()),
-            _ => Err(self.shared.status.end()),
+        let connected = settled.await.is_ok_and(|state| state.is_connected());
+        match connected {
+            true => Ok(()),
+            false => Err(self.shared.status.end()),
         }
     }
 

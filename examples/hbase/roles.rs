@@ -152,7 +152,8 @@ async fn be_master(post: &Post) -> Result<(), Failure> {
         let mut active = master.watch_active();
         let tell = async {
             while active.changed().await.is_ok() {
-                match *active.borrow_and_update() {
+                let now = *active.borrow_and_update();
+                match now {
                     Some(token) => say(&format!("is the active master, token {token}")),
                     None => say("is not the active master any more"),
                 }

@@ -328,15 +328,20 @@ impl Hold {
                 },
                 answer = answered(&mut check) => {
                     check = None;
-                    self.checked(answer, *connection.borrow());
+                    // The client looks at its state, too: it is not to be locked twice.
+                    let now = *connection.borrow();
+                    self.checked(answer, now);
                 }
-                Ok(()) = connection.changed() => match *connection.borrow_and_update() {
-                    State::Connected => check = Some(self.check()),
-                    State::Expired => self.lose(LostReason::SessionExpired),
-                    State::AuthFailed => self.lose(LostReason::AuthFailed),
-                    State::Closed => self.lose(LostReason::Closed),
-                    _ => self.suspect(),
-                },
+                Ok(()) = connection.changed() => {
+                    let now = *connection.borrow_and_update();
+                    match now {
+                        State::Connected => check = Some(self.check()),
+                        State::Expired => self.lose(LostReason::SessionExpired),
+                        State::AuthFailed => self.lose(LostReason::AuthFailed),
+                        State::Closed => self.lose(LostReason::Closed),
+                        _ => self.suspect(),
+                    }
+                }
                 () = sleep_until(until) => self.expire(),
             }
         }

@@ -92,7 +92,8 @@ impl Receipts {
     }
 
     async fn take(&self) -> Result<Receipt, ClientError> {
-        if let Some(receipt) = self.idle.lock().pop() {
+        let idle = self.idle.lock().pop();
+        if let Some(receipt) = idle {
             return Ok(receipt);
         }
         let site = Site {

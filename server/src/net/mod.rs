@@ -68,14 +68,16 @@ impl Reception {
     pub(crate) fn open(&self, service: &Arc<Service>, listener: TcpListener, address: SocketAddr) {
         tracing::info!(%address, "serving clients");
         let task = tokio::spawn(accept(Arc::clone(service), listener));
-        if let Some((_, before)) = self.0.lock().replace((address, task)) {
+        let before = self.0.lock().replace((address, task));
+        if let Some((_, before)) = before {
             before.abort();
         }
     }
 
     /// Closes the port at once.
     pub(crate) fn close(&self) {
-        if let Some((_, task)) = self.0.lock().take() {
+        let open = self.0.lock().take();
+        if let Some((_, task)) = open {
             task.abort();
         }
     }

@@ -194,7 +194,8 @@ impl Run {
             let moved = (tasks_first && self.executor.step(&mut self.rng))
                 || self.happen()
                 || self.executor.step(&mut self.rng);
-            if let Some(violation) = lock(&self.stage.violation).take() {
+            let violation = lock(&self.stage.violation).take();
+            if let Some(violation) = violation {
                 return Err(violation);
             }
             if !moved {
