@@ -154,9 +154,9 @@ impl ClientBuilder {
     /// reached; no unless set.
     ///
     /// Writes fail with [`Error::ReadOnly`] then, without being sent. Servers that only read open
-    /// sessions of their own. The ensemble does not know those: the first server that writes gives the client its
-    /// lasting session. One that the ensemble knows is not taken on by servers that only read, for
-    /// they cannot tell whether it still lives.
+    /// sessions of their own. The ensemble does not know those: the first server that writes gives
+    /// the client its lasting session. One that the ensemble knows is not taken on by servers that
+    /// only read, for they cannot tell whether it still lives.
     ///
     /// Meanwhile one server after the other is asked whether it writes, at first after 100 ms, in
     /// the end every minute.

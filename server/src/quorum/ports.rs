@@ -48,14 +48,16 @@ impl Quorum {
         loop {
             match self.own_line() {
                 Some(line) if known.as_ref() != Some(&line) => {
-                    tokio::select! {
-                        moved = self.move_to(&line, &mut open) => if let Err(error) = moved {
-                            tracing::warn!(%error, "not reached where the configuration says");
-                        },
+                    let moved = tokio::select! {
+                        moved = self.move_to(&line, &mut open) => Some(moved),
                         // What comes next may do without a port that is taken.
-                        () = self.reconfigured.notified() => {}
+                        () = self.reconfigured.notified() => None,
+                    };
+                    if let Some(Err(error)) = &moved {
+                        tracing::warn!(%error, "not reached where the configuration says");
                     }
-                    known = Some(line);
+                    // One that was begun only is gone through again.
+                    known = moved.map(|_| line);
                 }
                 // Nor does a server that has left the configuration change anything.
                 _ => self.reconfigured.notified().await,
