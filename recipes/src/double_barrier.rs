@@ -14,6 +14,7 @@ use tracing::instrument;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::hold::{Hold, confirm};
+use crate::layout::{is_unique, none_foreign};
 use crate::protect::{Protected, join, patient};
 use crate::queue::{Contender, deleted, read_contenders, within};
 use crate::settings::{Settings, setters};
@@ -27,8 +28,10 @@ const READY: &str = "ready";
 /// in [`leave`](Inside::leave) until everybody who was inside then has left or died. The room can be
 /// used again at once. Who comes while others are inside joins them.
 ///
-/// It works together with Curator's `DistributedDoubleBarrier` on the same path and, with
-/// [`Layout::Kazoo`](crate::Layout::Kazoo), with kazoo's `DoubleBarrier`.
+/// It works together with Curator's `DistributedDoubleBarrier` and kazoo's `DoubleBarrier` on the
+/// same path, and names its members as kazoo does with [`Layout::Kazoo`](crate::Layout::Kazoo).
+/// Nothing but members may be below the path: whatever else is found there is an
+/// [`Error::ForeignChild`].
 ///
 /// | | who waits to enter | who is inside, or waits to leave |
 /// |---|---|---|
@@ -70,8 +73,8 @@ impl DoubleBarrier {
     ///
     /// # Errors
     ///
-    /// [`Error::Lost`] if this member's znode is lost meanwhile; [`Error::Client`] when the session
-    /// ends, and with what a server refuses.
+    /// [`Error::Lost`] if this member's znode is lost meanwhile; [`Error::ForeignChild`];
+    /// [`Error::Client`] when the session ends, and with what a server refuses.
     ///
     /// Cancel safe: dropping the future leaves nothing behind, and this one is not counted.
     #[instrument(name = "DoubleBarrier::enter", level = "debug", skip_all, fields(path = self.path()))]
@@ -123,11 +126,16 @@ impl DoubleBarrier {
         join(self.path(), READY)
     }
 
-    /// The names of the members, in the order in which they leave.
+    /// The names of the members, of whichever layout, in the order in which they leave.
     async fn names(&self) -> Result<BTreeSet<String>, Error> {
         let client = &self.settings.client;
         match patient().run(|| client.get_children(self.path())).await {
-            Ok(names) => Ok(names.into_iter().filter(|name| name != READY).collect()),
+            Ok(mut names) => {
+                names.retain(|name| name != READY);
+                // All three libraries count every child, and wait for every child to go.
+                none_foreign(self.path(), &names, is_unique)?;
+                Ok(names.into_iter().collect())
+            }
             Err(ClientError::NoNode { .. }) => Ok(BTreeSet::new()),
             Err(error) => Err(error.into()),
         }
@@ -223,8 +231,8 @@ impl Inside {
     ///
     /// # Errors
     ///
-    /// [`Error::Lost`] if this member's znode was lost before; [`Error::Client`] when the session
-    /// ends, and with what a server refuses.
+    /// [`Error::Lost`] if this member's znode was lost before; [`Error::ForeignChild`];
+    /// [`Error::Client`] when the session ends, and with what a server refuses.
     ///
     /// Cancel safe: dropping the future leaves without waiting for the others.
     pub async fn leave(self) -> Result<(), Error> {

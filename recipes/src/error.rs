@@ -40,10 +40,11 @@ pub enum Error {
         within: Duration,
     },
 
-    /// Among the contenders is a znode that is none of them. Others may not see this queue, or it
-    /// would be waited for in vain, so nothing is granted while it is there.
+    /// Among the recipe's znodes is one that is none of them, such as one of another layout. Whoever
+    /// has created it may not see those of this recipe, or it would be waited for in vain, so nothing
+    /// is granted and nobody counted while it is there.
     #[error(
-        "{path:?} is not a contender: delete it, give it another parent, \
+        "{path:?} is none of this recipe's: delete it, give it another parent, \
          or use the layout of the program that created it"
     )]
     ForeignChild {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 
-use async_stream::stream;
+use async_stream::{stream, try_stream};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use quorate_client::{Client, Error as ClientError};
@@ -13,7 +13,7 @@ use crate::cache::{Cache, CacheEvent};
 use crate::chance::unique;
 use crate::changes::of_children;
 use crate::error::Error;
-use crate::layout::Layout;
+use crate::layout::{Layout, is_unique};
 use crate::payload::{Payload, decode, encode};
 use crate::persistent_node::PersistentNode;
 use crate::protect::{join, patient};
@@ -27,7 +27,8 @@ const PARTY: &str = "__party__";
 /// With [`Layout::Curator`], the default, members are those of Curator's `GroupMember`: the name of
 /// the znode is the member's id. With [`Layout::Kazoo`] they are those of kazoo's `Party`, which
 /// names them by chance, or after [`shallow`](Group::shallow) of its `ShallowParty`, which keeps the
-/// id in the name and nothing in the znode.
+/// id in the name and nothing in the znode. Each library passes over, or misreads, the members of the
+/// other, so that a member of another layout is an [`Error::ForeignChild`].
 ///
 /// A member is there for as long as its session. Those who look learn of the end of a session when
 /// the ensemble has expired it.
@@ -116,7 +117,8 @@ impl<T: Payload> Group<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Payload`]; [`Error::Client`] when the session ends, and with what a server refuses.
+    /// [`Error::Payload`]; [`Error::ForeignChild`] for an id that reads as a name of another layout;
+    /// [`Error::Client`] when the session ends, and with what a server refuses.
     ///
     /// Cancel safe: dropping the future leaves nothing behind.
     #[instrument(name = "Group::join", level = "debug", skip_all, fields(path = self.path()))]
@@ -127,6 +129,7 @@ impl<T: Payload> Group<T> {
             (Layout::Kazoo, false) => format!("{unique}{PARTY}"),
             (Layout::Kazoo, true) => format!("{unique}-{id}"),
         };
+        self.id(&name)?;
         let path = join(self.path(), &name);
         let data = match self.shallow {
             true => Vec::new(),
@@ -145,7 +148,8 @@ impl<T: Payload> Group<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Client`] when the session ends, and with what a server refuses.
+    /// [`Error::ForeignChild`]; [`Error::Client`] when the session ends, and with what a server
+    /// refuses.
     pub async fn ids(&self) -> Result<BTreeSet<String>, Error> {
         let Settings { client, path, .. } = &self.settings;
         let list = || {
@@ -156,7 +160,7 @@ impl<T: Payload> Group<T> {
             }
         };
         match patient().run(list).await {
-            Ok(names) => Ok(self.known(names)),
+            Ok(names) => self.known(names),
             Err(ClientError::NoNode { .. }) => Ok(BTreeSet::new()),
             Err(error) => Err(error.into()),
         }
@@ -175,10 +179,7 @@ impl<T: Payload> Group<T> {
         let cache = Cache::with_depth(client, path, 1);
         cache.ready().await?;
         let nodes = cache.snapshot().into_iter();
-        let members = nodes.filter_map(|(path, node)| {
-            let id = self.id(self.name(&path)?)?;
-            Some(decode(&path, &node.data).map(|payload| (id, payload)))
-        });
+        let members = nodes.filter_map(|(path, node)| self.member(&path, &node.data));
         members.collect()
     }
 
@@ -188,8 +189,13 @@ impl<T: Payload> Group<T> {
         &self,
     ) -> impl Stream<Item = Result<BTreeSet<String>, Error>> + Send + Unpin + use<T> {
         let group = self.clone();
-        let names = of_children(self.settings.client.clone(), self.path().to_owned());
-        Box::pin(names.map(move |names| names.map(|names| group.known(names))))
+        Box::pin(try_stream! {
+            let client = group.settings.client.clone();
+            let mut changes = of_children(client, group.path().to_owned());
+            while let Some(names) = changes.next().await {
+                yield group.known(names?)?;
+            }
+        })
     }
 
     /// All members, now and after each change. Several quick changes may be seen as one.
@@ -228,8 +234,9 @@ impl<T: Payload> Group<T> {
 
     /// Who comes, changes and goes: first everybody who is there.
     ///
-    /// A member that says something that is no payload is an [`Error::Payload`], after which the
-    /// stream goes on. It ends after any other error, such as the end of the session.
+    /// A member that says something that is no payload is an [`Error::Payload`], and one of another
+    /// layout an [`Error::ForeignChild`], after which the stream goes on. It ends after any other
+    /// error, such as the end of the session.
     pub fn events(
         &self,
     ) -> impl Stream<Item = Result<GroupEvent<T>, Error>> + Send + Unpin + use<T> {
@@ -249,21 +256,26 @@ impl<T: Payload> Group<T> {
     }
 
     fn read(&self, event: CacheEvent) -> Option<Result<GroupEvent<T>, Error>> {
-        let id = |path: &str| self.id(self.name(path)?);
-        let payload = |path: &str, data: &Bytes| decode(path, data);
         Some(match event {
-            CacheEvent::Added { path, node } => {
-                let id = id(&path)?;
-                payload(&path, &node.data).map(|payload| GroupEvent::Joined { id, payload })
+            CacheEvent::Added { path, node } => self
+                .member(&path, &node.data)?
+                .map(|(id, payload)| GroupEvent::Joined { id, payload }),
+            CacheEvent::Changed { path, node } => self
+                .member(&path, &node.data)?
+                .map(|(id, payload)| GroupEvent::Updated { id, payload }),
+            CacheEvent::Removed { path } => {
+                let id = self.id(self.name(&path)?).ok()?;
+                Ok(GroupEvent::Left { id })
             }
-            CacheEvent::Changed { path, node } => {
-                let id = id(&path)?;
-                payload(&path, &node.data).map(|payload| GroupEvent::Updated { id, payload })
-            }
-            CacheEvent::Removed { path } => Ok(GroupEvent::Left { id: id(&path)? }),
             CacheEvent::Initialized => Ok(GroupEvent::Initialized),
             CacheEvent::Resynced => return None,
         })
+    }
+
+    /// The member whose znode is at a path; `None` for the group itself.
+    fn member(&self, path: &str, data: &Bytes) -> Option<Result<(String, T), Error>> {
+        let id = self.id(self.name(path)?);
+        Some(id.and_then(|id| Ok((id, decode(path, data)?))))
     }
 
     /// The name of a child.
@@ -272,21 +284,33 @@ impl<T: Payload> Group<T> {
         name.strip_prefix('/').filter(|name| !name.is_empty())
     }
 
-    /// The id of the member whose znode has this name; `None` if it is no member.
-    fn id(&self, name: &str) -> Option<String> {
-        match (self.settings.layout, self.shallow) {
-            (Layout::Curator, _) => Some(name.to_owned()),
-            (Layout::Kazoo, false) => name.strip_suffix(PARTY).map(str::to_owned),
-            (Layout::Kazoo, true) => name.split_once('-').map(|(_, id)| id.to_owned()),
-        }
+    /// The id of the member whose znode has this name.
+    fn id(&self, name: &str) -> Result<String, Error> {
+        let (party, shallow) = (in_party(name), in_shallow_party(name));
+        let id = match (self.settings.layout, self.shallow) {
+            (Layout::Curator, _) => (party.is_none() && shallow.is_none()).then_some(name),
+            (Layout::Kazoo, false) => party,
+            (Layout::Kazoo, true) => shallow,
+        };
+        id.map(str::to_owned).ok_or_else(|| Error::ForeignChild {
+            path: join(self.path(), name),
+        })
     }
 
-    fn known(&self, names: impl IntoIterator<Item = String>) -> BTreeSet<String> {
-        names
-            .into_iter()
-            .filter_map(|name| self.id(&name))
-            .collect()
+    fn known(&self, names: impl IntoIterator<Item = String>) -> Result<BTreeSet<String>, Error> {
+        names.into_iter().map(|name| self.id(&name)).collect()
     }
+}
+
+/// The id in a name that kazoo's `Party` gives.
+fn in_party(name: &str) -> Option<&str> {
+    name.strip_suffix(PARTY).filter(|id| is_unique(id))
+}
+
+/// The id in a name that kazoo's `ShallowParty` gives.
+fn in_shallow_party(name: &str) -> Option<&str> {
+    let (unique, id) = name.split_once('-')?;
+    is_unique(unique).then_some(id)
 }
 
 /// Proof of being a member of a [`Group`]; dropping it leaves in the background.

@@ -4,6 +4,9 @@
 use quorate_client::CreateMode;
 use uuid::Uuid;
 
+use crate::error::Error;
+use crate::protect::join;
+
 /// Whose names a recipe gives to its znodes.
 ///
 /// Everybody on a path must use the same layout: Curator and kazoo do not see each other's znodes.
@@ -191,6 +194,20 @@ impl Naming {
 /// Is it a name that is nothing but unique?
 pub(crate) fn is_unique(name: &str) -> bool {
     Uuid::try_parse(name).is_ok()
+}
+
+/// Fails with the first child that is none of `own`.
+pub(crate) fn none_foreign(
+    path: &str,
+    names: &[String],
+    own: impl Fn(&str) -> bool,
+) -> Result<(), Error> {
+    match names.iter().find(|name| !own(name)) {
+        Some(name) => Err(Error::ForeignChild {
+            path: join(path, name),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Does the name look like one to which a recipe, of whatever library, let the server append a

@@ -9,7 +9,7 @@ use tracing::instrument;
 use crate::error::Error;
 use crate::guard::{Guard, MultiGuard};
 use crate::hold::{Hold, confirm};
-use crate::layout::{Layout, is_unique};
+use crate::layout::{Layout, is_unique, none_foreign};
 use crate::lock::Lock;
 use crate::protect::{Protected, create_parents, join, patient};
 use crate::queue::{Contender, read_contenders, within};
@@ -337,15 +337,5 @@ impl Semaphore {
     fn too_many(&self, asked: usize, limit: usize) -> Error {
         let path = self.settings.path.clone();
         Error::TooMany { path, asked, limit }
-    }
-}
-
-/// Fails with the first child that is none of `own`.
-fn none_foreign(path: &str, names: &[String], own: impl Fn(&str) -> bool) -> Result<(), Error> {
-    match names.iter().find(|name| !own(name)) {
-        Some(name) => Err(Error::ForeignChild {
-            path: join(path, name),
-        }),
-        None => Ok(()),
     }
 }

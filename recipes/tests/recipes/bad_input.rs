@@ -125,6 +125,22 @@ async fn next<T>(items: impl futures::Stream<Item = Result<T, Error>>) -> Outcom
     Ok(())
 }
 
+/// Names of members of kazoo's two kinds of parties.
+const PARTY: &str = "de305d5475b4431badb2eb6b9e546014__party__";
+const SHALLOW: &str = "de305d5475b4431badb2eb6b9e546014-me";
+
+fn party(client: &Client, path: &str) -> Group<String> {
+    Group::new(client, path).layout(Layout::Kazoo)
+}
+
+/// Takes part in a partitioner, whose members are at `/party`, for as long as that is possible.
+async fn divide(client: &Client) -> Outcome {
+    let mut share = Partitioner::new(client, "/", ["a"]).join("me").await?;
+    loop {
+        share.changed().await?;
+    }
+}
+
 fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
@@ -255,7 +271,8 @@ async fn what_is_no_value_is_an_error_that_names_it() {
     .await;
 }
 
-/// Neither sees what the other library does, so that nothing is granted beside its znodes.
+/// Neither sees what the other library does, so that nothing is granted, and nobody counted, beside
+/// its znodes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_znode_of_another_layout_is_an_error_that_names_it() {
     let beside_kazoo = attempts! {
@@ -271,6 +288,24 @@ async fn a_znode_of_another_layout_is_an_error_that_names_it() {
         "Semaphore::try_acquire": |c, p| Semaphore::new(c, p, 1).try_acquire();
         "Election": |c, p| Election::new(c, p).campaign();
         "Election::observe": |c, p| async { next(Election::new(c, p).observe()).await };
+        "DoubleBarrier": |c, p| DoubleBarrier::new(c, p, 1).enter();
+        "DoubleBarrier::members": |c, p| DoubleBarrier::new(c, p, 1).members();
+    };
+    let beside_a_party = attempts! {
+        "Group::join": |c, p| async { Group::new(c, p).join(PARTY, &String::new()).await };
+        "Group::ids": |c, p| async { Group::<String>::new(c, p).ids().await };
+        "Group::members": |c, p| async { Group::<String>::new(c, p).members().await };
+        "Group::watch": |c, p| async { next(Group::<String>::new(c, p).watch()).await };
+        "Group::watch_ids": |c, p| async { next(Group::<String>::new(c, p).watch_ids()).await };
+        "Group::events": |c, p| async { next(Group::<String>::new(c, p).events()).await };
+        "Group, shallow": |c, p| async { party(c, p).shallow().ids().await };
+        "Partitioner": |c, _p| divide(c);
+    };
+    let beside_a_shallow_party = attempts! {
+        "Group::join": |c, p| async { Group::new(c, p).join(SHALLOW, &String::new()).await };
+        "Group::ids": |c, p| async { Group::<String>::new(c, p).ids().await };
+        "Group::members": |c, p| async { Group::<String>::new(c, p).members().await };
+        "Group, kazoo": |c, p| async { party(c, p).members().await };
     };
     let beside_curator = attempts! {
         "Lock": |c, p| Lock::new(c, p).layout(Layout::Kazoo).acquire();
@@ -279,6 +314,11 @@ async fn a_znode_of_another_layout_is_an_error_that_names_it() {
         "Semaphore": |c, p| Semaphore::new(c, p, 1).layout(Layout::Kazoo).acquire();
         "Semaphore::try_acquire": |c, p| Semaphore::new(c, p, 1).layout(Layout::Kazoo).try_acquire();
         "Election": |c, p| Election::new(c, p).layout(Layout::Kazoo).campaign();
+        "DoubleBarrier": |c, p| DoubleBarrier::new(c, p, 1).layout(Layout::Kazoo).enter();
+        "Group::ids": |c, p| async { party(c, p).ids().await };
+        "Group::members": |c, p| async { party(c, p).members().await };
+        "Group::watch": |c, p| async { next(party(c, p).watch()).await };
+        "Group, shallow": |c, p| async { party(c, p).shallow().ids().await };
     };
     let server = server().await;
     let (client, other) = (server.client(LONG).await, server.client(LONG).await);
@@ -289,6 +329,10 @@ async fn a_znode_of_another_layout_is_an_error_that_names_it() {
         "/kazoo/de305d5475b4431badb2eb6b9e546014__lock__0000000007",
         "/curator/_c_de305d54-75b4-431b-adb2-eb6b9e546014-lock-0000000007",
         "/curator/leases",
+        "/party",
+        &format!("/party/{PARTY}"),
+        "/shallow",
+        &format!("/shallow/{SHALLOW}"),
     ] {
         other
             .create(path, "", CreateMode::Persistent)
@@ -298,6 +342,8 @@ async fn a_znode_of_another_layout_is_an_error_that_names_it() {
     for (attempts, path) in [
         (&beside_kazoo[..], "/kazoo"),
         (&beside_curator[..], "/curator"),
+        (&beside_a_party[..], "/party"),
+        (&beside_a_shallow_party[..], "/shallow"),
     ] {
         let named = format!("{path}/");
         refused(attempts, (&client, &other), (path, &named), |error| {

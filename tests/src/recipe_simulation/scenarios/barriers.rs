@@ -202,7 +202,8 @@ impl Rooms {
     async fn round(&self, host: &Host, client: &Client) -> Round {
         if self.bypass == Some("enters-at-once") {
             host.prepare(client, PATH).await?;
-            let name = format!("{PATH}/member-");
+            // With the number behind it, a name that a member could have.
+            let name = format!("{PATH}/{:022x}", host.slot);
             let created = client.create(&name, "", CreateMode::EphemeralSequential);
             let created = created.await?;
             self.entered(host, &created.path, created.stat.czxid)?;
@@ -268,7 +269,7 @@ impl Rooms {
         }
         if self.bypass == Some("looks-once") {
             host.prepare(client, PATH).await?;
-            let name = format!("{PATH}/member-{}", host.slot);
+            let name = format!("{PATH}/{:032x}", host.slot);
             client.create(&name, "", CreateMode::Ephemeral).await?;
             while client.get_children(PATH).await?.len() < everybody {
                 host.work(30_000).await;
