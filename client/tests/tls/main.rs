@@ -19,7 +19,7 @@ use quorate_client::rustls::{ClientConfig, RootCertStore};
 use quorate_client::{Client, ClientBuilder, CreateMode, Error, Outcome, State, TlsOptions};
 use quorate_proto::jute::Encode;
 use quorate_proto::{ConnectResponse, frame};
-use quorate_server::Server;
+use quorate_server::{Ensemble, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -245,6 +245,52 @@ async fn a_session_goes_on_at_another_server_over_tls() {
         .unwrap();
     assert!(client.exists("/e").await.unwrap().is_some());
     assert_eq!(client.session().unwrap().id(), session);
+}
+
+/// As of servers that write down their ports for TLS: those are followed, not the plain ones beside
+/// them.
+#[tokio::test]
+async fn a_membership_is_followed_to_its_ports_for_tls() {
+    let anybody_describes = Ensemble::builder().configure(|config| config.skip_acl = true);
+    let ensemble = anybody_describes.start().await.unwrap();
+    let authority = Authority::new();
+    let certificate = authority.issue(&["localhost"]);
+    let mut relays = Vec::new();
+    for id in ensemble.ids() {
+        let address = ensemble.client_addr(id).unwrap();
+        relays.push((id, Relay::start(address, &certificate, None).await));
+    }
+    let following = builder(authority.trusted()).follow_membership(true);
+    let connecting = following.connect(&relays[0].1.servers);
+    let client = within("the connection", connecting).await.unwrap();
+    let session = client.session().unwrap().id();
+    client
+        .create("/e", "", CreateMode::Ephemeral)
+        .await
+        .unwrap();
+
+    let operator = Client::connect(&ensemble.connect_string()).await.unwrap();
+    for (id, relay) in &relays[1..] {
+        let members = ensemble.ids().into_iter().map(|other| {
+            let line = ensemble.member_line(other).unwrap();
+            let secure = (other == *id).then(|| format!(";{}", relay.servers));
+            format!("{line}{}\n", secure.unwrap_or_default())
+        });
+        let description = format!("{}version={id:x}00000000", members.collect::<String>());
+        operator
+            .set_data("/zookeeper/config", &description, None)
+            .await
+            .unwrap();
+        let server = relay.servers.replace("localhost", "127.0.0.1");
+        let moved = async {
+            while client.server_addr().map(|found| found.to_string()) != Some(server.clone()) {
+                assert!(client.exists("/e").await.unwrap().is_some());
+            }
+        };
+        within("the move", moved).await;
+        assert!(client.exists("/e").await.unwrap().is_some());
+        assert_eq!(client.session().unwrap().id(), session);
+    }
 }
 
 #[tokio::test]
