@@ -63,10 +63,17 @@ impl DynamicFiles {
     }
 
     /// The configuration that was committed last, and a newer one that was only proposed, as far
-    /// as this member knows; `configured` is the one in its settings.
+    /// as this member knows; `configured` is the one in its settings, and `shown` the one that its
+    /// history shows.
+    ///
+    /// A change of the members is proposed for as long as the history has it, and the file only
+    /// tells that there is one: a change that is not in the history is over and forgotten for good,
+    /// and a history that was put in the place of the member's own, from a backup or another
+    /// ensemble, changes nobody's members.
     pub fn load(
         &self,
         configured: Membership,
+        shown: Option<Membership>,
     ) -> Result<(Membership, Option<Membership>), StorageError> {
         let mut committed = configured;
         if !self.named
@@ -77,8 +84,15 @@ impl DynamicFiles {
         {
             committed = Membership { version, ..stored };
         }
-        let proposed = self.read_membership(&self.proposed())?;
-        let proposed = proposed.filter(|proposed| proposed.version > committed.version);
+        let newer = |config: &Membership| config.version > committed.version;
+        let kept = self.read_membership(&self.proposed())?.filter(newer);
+        let proposed = kept.and_then(|kept| match kept.is_change() {
+            true => shown.filter(newer),
+            false => Some(kept),
+        });
+        if proposed.is_none() {
+            self.forget_proposed()?;
+        }
         Ok((committed, proposed))
     }
 
@@ -87,15 +101,14 @@ impl DynamicFiles {
         self.replace(&self.proposed(), &config.to_string())
     }
 
-    /// Keeps the configuration that a tree shows, durably, before the tree takes the place of the
-    /// history up to `last_zxid`; unless that holds the one that was proposed, and goes by it until
-    /// then.
-    pub fn await_tree(&self, shown: &Membership, last_zxid: i64) -> Result<(), StorageError> {
+    /// Makes sure that [`load`](DynamicFiles::load) goes by what a tree shows, if that takes the
+    /// place of the history, and by what the history shows until then.
+    pub fn await_tree(&self, shown: &Membership) -> Result<(), StorageError> {
         let committed = self.newest()?.unwrap_or(0);
-        let proposed = self.read_membership(&self.proposed())?;
-        let counts = |version: u64| version > committed && version.cast_signed() <= last_zxid;
-        match proposed.is_some_and(|proposed| counts(proposed.version)) {
-            false if shown.version > committed => self.propose(shown),
+        let newer = |config: &Membership| config.version > committed;
+        let kept = self.read_membership(&self.proposed())?.filter(newer);
+        match kept.is_some_and(|kept| kept.is_change()) {
+            false if newer(shown) => self.propose(shown),
             _ => Ok(()),
         }
     }
@@ -111,6 +124,14 @@ impl DynamicFiles {
         if self.named {
             self.point_at(&path, &config.members)?;
         }
+        let kept = self.read_membership(&self.proposed())?;
+        match kept.is_some_and(|kept| kept.version > config.version) {
+            true => Ok(()),
+            false => self.forget_proposed(),
+        }
+    }
+
+    fn forget_proposed(&self) -> Result<(), StorageError> {
         match self.disk.remove(&self.proposed()) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => {
                 Err(StorageError::io("remove", &self.proposed(), err))
@@ -342,14 +363,14 @@ mod tests {
         disk.create_dir(Path::new("/data")).unwrap();
         let within = DynamicFiles::within(Arc::new(disk.clone()), 2, Path::new("/data"));
         assert_eq!(
-            within.load(configured.clone()).unwrap(),
+            within.load(configured.clone(), None).unwrap(),
             (configured.clone(), None)
         );
         for files in [within, files(&disk)] {
             let (first, second) = (membership(0x9f, 1..=4), membership(0x101, 1..=2));
             files.propose(&first).unwrap();
-            let loaded = files.load(configured.clone()).unwrap();
-            assert_eq!(loaded, (configured.clone(), Some(first.clone())));
+            let loaded = files.load(configured.clone(), Some(first.clone()));
+            assert_eq!(loaded.unwrap(), (configured.clone(), Some(first.clone())));
             files.activate(&first).unwrap();
             files.activate(&configured).unwrap();
             files.propose(&second).unwrap();
@@ -358,40 +379,47 @@ mod tests {
                 true => first.clone(),
                 false => configured.clone(),
             };
-            let loaded = files.load(configured.clone()).unwrap();
-            assert_eq!(loaded, (first.clone(), Some(second.clone())));
+            let loaded = files.load(configured.clone(), Some(second.clone()));
+            assert_eq!(loaded.unwrap(), (first.clone(), Some(second.clone())));
             files.activate(&second).unwrap();
             files.propose(&first).unwrap();
             let configured = match files.named {
                 true => second.clone(),
                 false => configured,
             };
-            assert_eq!(files.load(configured).unwrap(), (second, None));
+            let loaded = files.load(configured, Some(first)).unwrap();
+            assert_eq!(loaded, (second, None));
         }
     }
 
     #[test]
-    fn what_a_tree_shows_is_kept_unless_the_history_goes_by_another() {
+    fn a_change_is_proposed_while_the_history_has_it() {
         let disk = disk();
         let files = files(&disk);
-        let (in_log, shown) = (0x3_0000_0002, 0x4_0000_0001);
-        let next = || {
-            let next = files.read_membership(&files.proposed()).unwrap();
-            next.map(|config| config.version)
-        };
-        files
-            .await_tree(&membership(0x2_0000_0122, 1..=3), 1)
-            .unwrap();
-        assert_eq!(next(), None, "it is in force already");
-        files.propose(&membership(in_log, 1..=3)).unwrap();
-        files
-            .await_tree(&membership(shown, 2..=3), 0x3_0000_0002)
-            .unwrap();
-        assert_eq!(next(), Some(in_log));
-        files
-            .await_tree(&membership(shown, 2..=3), 0x3_0000_0001)
-            .unwrap();
-        assert_eq!(next(), Some(shown), "the other never came into the log");
+        let (kept, shown) = (0x3_0000_0002, 0x4_0000_0001);
+        let committed = membership(0x2_0000_0122, 1..=3);
+        let load = |shown| files.load(committed.clone(), Some(membership(shown, 2..=3)));
+        let proposed = |shown| load(shown).unwrap().1.map(|config| config.version);
+        assert_eq!(proposed(shown), None, "nothing was proposed to this member");
+
+        files.await_tree(&committed).unwrap();
+        assert_eq!(files.read(&files.proposed()).unwrap(), None);
+        files.await_tree(&membership(kept, 2..=3)).unwrap();
+        assert_eq!(proposed(kept), Some(kept), "the tree is there");
+        assert_eq!(proposed(committed.version), None, "it did not come");
+        assert_eq!(proposed(kept), None, "it is forgotten for good");
+
+        files.propose(&membership(kept, 1..=3)).unwrap();
+        files.await_tree(&membership(shown, 2..=3)).unwrap();
+        assert_eq!(proposed(kept), Some(kept), "the history is the old one");
+        assert_eq!(proposed(shown), Some(shown), "the tree is there");
+
+        // The number of an epoch is in no history.
+        let named = 0x5_0000_0000;
+        files.propose(&membership(named, 1..=3)).unwrap();
+        assert_eq!(proposed(committed.version), Some(named));
+        files.activate(&membership(shown, 2..=3)).unwrap();
+        assert_eq!(proposed(shown), Some(named), "it is newer");
     }
 
     #[test]
@@ -423,7 +451,7 @@ mod tests {
     fn broken_files_are_named() {
         let disk = disk();
         disk.put("conf/zoo.cfg.dynamic.next", b"server.1=nonsense");
-        let err = files(&disk).load(membership(0, 1..=1)).unwrap_err();
+        let err = files(&disk).load(membership(0, 1..=1), None).unwrap_err();
         assert!(err.to_string().contains("conf/zoo.cfg.dynamic.next: "));
         disk.remove(Path::new("conf/zoo.cfg")).unwrap();
         let err = files(&disk).activate(&membership(1, 1..=1)).unwrap_err();
@@ -449,7 +477,9 @@ mod tests {
         let ensemble = again.ensemble.as_ref().unwrap();
         assert_eq!(Membership::from(ensemble), config);
         assert_eq!(again.client_port, Some(25102));
-        let loaded = DynamicFiles::new(&again).load(config.clone()).unwrap();
+        let loaded = DynamicFiles::new(&again)
+            .load(config.clone(), None)
+            .unwrap();
         assert_eq!(loaded, (config, None));
     }
 }

@@ -130,7 +130,7 @@ impl Logger {
             } => {
                 let shown = Membership::shown_by(&tree);
                 if let Some(config) = &shown {
-                    self.files.await_tree(config, self.replica.last_zxid())?;
+                    self.files.await_tree(config)?;
                 }
                 self.replica.install(&tree)?;
                 quorum.service.rest();

@@ -40,7 +40,7 @@ use self::election::ElectionPort;
 use self::link::{Flushed, LinkSocket};
 use self::logger::Logger;
 use self::told::Told;
-use crate::config::{Config, DynamicFiles, PeerType};
+use crate::config::{Config, DynamicFiles, PeerAddress, PeerType};
 use crate::error::ServerError;
 use crate::service::{End, Mode, Outlet, Phase, Service, Snapshots};
 use crate::storage::Storage;
@@ -70,8 +70,8 @@ pub(crate) struct Quorum {
     service: Arc<Service>,
     wires: Arc<Wires>,
     election: ElectionPort,
-    /// The configuration that is in force, and a newer one that is proposed.
-    members: Mutex<(Arc<Membership>, Option<Arc<Membership>>)>,
+    /// The configuration that is in force, and behind it what is proposed.
+    members: Mutex<Vec<Arc<Membership>>>,
     storage: Storage,
     /// Where learners are in the log that is read for them.
     cursors: Mutex<HashMap<Link, LogRange>>,
@@ -173,10 +173,14 @@ impl Quorum {
     ) -> Result<Arc<Self>, ServerError> {
         let config = &service.config;
         let settings = settings(config);
-        let files = DynamicFiles::new(config);
-        let recovered = recover(config, &settings, &storage, &files, last_zxid)?;
-        let committed = Arc::new(recovered.committed.clone());
-        let proposed = recovered.proposed.clone().map(Arc::new);
+        let shown = Membership::shown_by(&service.tree());
+        let (configured, files) = (config.ensemble.as_ref(), DynamicFiles::new(config));
+        let configs = files.load(configured.map(Membership::from).unwrap_or_default(), shown)?;
+        let recovered = recover(&settings, &storage, last_zxid, configs)?;
+        let members = [&recovered.committed]
+            .into_iter()
+            .chain(&recovered.proposed);
+        let members: Vec<_> = members.cloned().map(Arc::new).collect();
         service.activate(recovered.committed.clone());
         if let Some(proposed) = recovered.proposed.clone() {
             service.propound(proposed);
@@ -190,8 +194,7 @@ impl Quorum {
                     quorum.tell([event]);
                 }
             };
-            let election = ElectionPort::start(config, &committed, faults.clone(), on_event);
-            election.set_members(&committed, proposed.as_deref());
+            let election = ElectionPort::start(config, &members, faults.clone(), on_event);
             Quorum {
                 election,
                 core: Mutex::new(Core {
@@ -200,7 +203,7 @@ impl Quorum {
                 }),
                 service: Arc::clone(service),
                 wires,
-                members: Mutex::new((committed, proposed)),
+                members: Mutex::new(members),
                 storage,
                 cursors: Mutex::default(),
                 faults,
@@ -435,25 +438,45 @@ impl Quorum {
             Output::Propound { config } => {
                 disk.push(DiskWork::Propound(config.clone()));
                 self.service.propound(config.clone());
-                let (committed, _) = self.members();
-                self.set_members(committed, Some(Arc::new(config)));
+                self.go_by(vec![self.committed(), Arc::new(config)]);
+            }
+            Output::Heard { config } => {
+                let mut members = self.members.lock().clone();
+                members.push(Arc::new(config));
+                self.go_by(members);
             }
             Output::Activate { config } => {
                 disk.push(DiskWork::Activate(config.clone()));
                 self.service.activate(config.clone());
-                self.set_members(Arc::new(config), None);
+                self.go_by(vec![Arc::new(config)]);
                 self.reconfigured.notify_one();
             }
         }
     }
 
-    fn members(&self) -> (Arc<Membership>, Option<Arc<Membership>>) {
-        self.members.lock().clone()
+    fn committed(&self) -> Arc<Membership> {
+        Arc::clone(&self.members.lock()[0])
     }
 
-    fn set_members(&self, committed: Arc<Membership>, proposed: Option<Arc<Membership>>) {
-        self.election.set_members(&committed, proposed.as_deref());
-        *self.members.lock() = (committed, proposed);
+    /// Where a server is to be found, first by the configuration that is in force. One that moves
+    /// may be at either of two places.
+    fn peer_addresses(&self, sid: Sid) -> Vec<PeerAddress> {
+        let members = self.members.lock();
+        let servers = members
+            .iter()
+            .flat_map(|config| config.members.servers.get(&sid));
+        let mut addresses: Vec<PeerAddress> = Vec::new();
+        for address in servers.flat_map(|server| &server.addresses) {
+            if !addresses.contains(address) {
+                addresses.push(address.clone());
+            }
+        }
+        addresses
+    }
+
+    fn go_by(&self, members: Vec<Arc<Membership>>) {
+        self.election.set_members(&members);
+        *self.members.lock() = members;
     }
 
     fn close(&self, link: Link, reason: &'static str) {
@@ -469,10 +492,13 @@ impl Quorum {
 
     /// Does a link say that it belongs to a member?
     fn is_member(&self, link: &LinkSocket) -> bool {
-        let (committed, proposed) = self.members();
-        let mut members = proposed.iter().chain([&committed]);
-        let peer = link.peer();
-        peer.is_some_and(|sid| members.any(|members| members.members.servers.contains_key(&sid)))
+        let Some(sid) = link.peer() else {
+            return false;
+        };
+        let members = self.members.lock();
+        members
+            .iter()
+            .any(|config| config.members.servers.contains_key(&sid))
     }
 
     /// Wakes the peer whenever it wants to be.
@@ -524,14 +550,11 @@ fn millis(duration: Duration) -> Millis {
 
 /// What the member's disk had at the start, beside the tree.
 fn recover(
-    config: &Config,
     settings: &Settings,
     storage: &Storage,
-    files: &DynamicFiles,
     last_zxid: i64,
+    (committed, proposed): (Membership, Option<Membership>),
 ) -> Result<Recovered, ServerError> {
-    let configured = config.ensemble.as_ref().map(Membership::from);
-    let (committed, proposed) = files.load(configured.unwrap_or_default())?;
     Ok(Recovered {
         epochs: storage.epochs(last_zxid)?,
         last_zxid,

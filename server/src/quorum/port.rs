@@ -62,16 +62,15 @@ impl Quorum {
 
     /// Names are resolved at each attempt: a server may have moved.
     async fn dial(&self, to: Sid) -> io::Result<(TcpStream, SocketAddr)> {
-        let (committed, proposed) = self.members();
-        let mut members = proposed.iter().chain([&committed]);
-        let Some(member) = members.find_map(|members| members.members.servers.get(&to)) else {
+        let peers = self.peer_addresses(to);
+        if peers.is_empty() {
             let reason = "it is not in the configuration";
             return Err(io::Error::new(io::ErrorKind::NotFound, reason));
-        };
+        }
         let patience = self.service.config.cnx_timeout;
         self.faults.connect(to).await;
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-        for peer in &member.addresses {
+        for peer in peers {
             let addresses = match lookup_host((peer.host.as_str(), peer.quorum_port)).await {
                 Ok(addresses) => addresses,
                 Err(error) => {

@@ -67,7 +67,7 @@ impl Quorum {
 
     /// This server in the configuration that is in force.
     fn own_line(&self) -> Option<Member> {
-        let (committed, _) = self.members();
+        let committed = self.committed();
         let servers = &committed.members.servers;
         servers.get(&self.service.config.server_id()).cloned()
     }

@@ -310,6 +310,12 @@ pub enum Output {
         /// The configuration.
         config: Membership,
     },
+    /// Another voter says that a configuration is proposed which this member does not know of: its
+    /// servers may have to be reached, until the next [`Output::Propound`] or [`Output::Activate`].
+    Heard {
+        /// The configuration.
+        config: Membership,
+    },
     /// A configuration has been committed: connect to its members and to no others.
     Activate {
         /// The configuration.

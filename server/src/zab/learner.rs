@@ -395,7 +395,11 @@ impl Learner {
         let proposed = own.proposed.as_ref().map(|config| config.version);
         match &self.config {
             Some(config) if proposed != Some(config.version) => own.propound(config.clone()),
-            None if proposed.is_some_and(|version| counter_of(version.cast_signed()) == 0) => {
+            None if own
+                .proposed
+                .as_ref()
+                .is_some_and(|config| !config.is_change()) =>
+            {
                 own.withdraw();
             }
             _ => {}

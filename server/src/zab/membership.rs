@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::Sid;
+use super::{Sid, counter_of};
 use crate::config::{Ensemble, Members, PeerType};
 use crate::tree::{CONFIG_PATH, Tree};
 
@@ -24,6 +24,12 @@ impl Membership {
             .servers
             .get(&sid)
             .is_some_and(|member| member.role == PeerType::Participant)
+    }
+
+    /// Was it made by a change of the members? Any other is the one that a leader gave the number of
+    /// its epoch to, or was never agreed on.
+    pub fn is_change(&self) -> bool {
+        counter_of(self.version.cast_signed()) != 0
     }
 
     /// The configuration that a tree shows, if it shows one.

@@ -1,9 +1,7 @@
 //! What a member has in every role.
 
 use super::history::History;
-use super::{
-    Entry, Link, Membership, Millis, Mutant, Output, Packet, Position, Settings, Sid, counter_of,
-};
+use super::{Entry, Link, Membership, Millis, Mutant, Output, Packet, Position, Settings, Sid};
 use crate::config::PeerType;
 use crate::storage::epoch::{EpochFile, Epochs};
 
@@ -20,8 +18,6 @@ pub(super) struct Own {
     pub(super) promised: Epochs,
     pub(super) committed: Membership,
     pub(super) proposed: Option<Membership>,
-    /// What was kept of a proposed configuration is to be forgotten.
-    has_stale_proposal: bool,
     /// Have the configurations changed in this step?
     pub(super) reconfigured: bool,
     /// The changes of configuration that were committed in the leader's epoch, and whom each made
@@ -77,14 +73,6 @@ impl Own {
             settings.commit_log_count,
             settings.commit_log_bytes,
         );
-        // One whose transaction did not make it into the log is no longer proposed. It must not
-        // come back once the log has gone on without it.
-        let is_proposed = |config: &Membership| {
-            let zxid = config.version.cast_signed();
-            zxid <= recovered.last_zxid || counter_of(zxid) == 0
-        };
-        let kept = recovered.proposed.is_some();
-        let proposed = recovered.proposed.filter(is_proposed);
         Own {
             settings,
             now,
@@ -93,8 +81,7 @@ impl Own {
             epochs: recovered.epochs,
             promised: recovered.epochs,
             committed: recovered.committed,
-            has_stale_proposal: kept && proposed.is_none(),
-            proposed,
+            proposed: recovered.proposed,
             reconfigured: false,
             activated: Vec::new(),
             newest_epoch: recovered.epochs.accepted,
@@ -141,7 +128,10 @@ impl Own {
     pub(super) fn append(&mut self, entries: Vec<Entry>) -> Result<Position, Over> {
         for entry in &entries {
             match entry.config() {
-                Ok(Some(config)) => self.propound(config),
+                Ok(Some(config)) => {
+                    self.succeed(config.version);
+                    self.propound(config);
+                }
                 Ok(None) => {}
                 Err(reason) => return Over::because(reason),
             }
@@ -149,6 +139,15 @@ impl Own {
         let position = self.history.append(&entries, self.now);
         self.out.push(Output::Append { entries, position });
         Ok(position)
+    }
+
+    /// A change of the members with this version has been proposed, and none is before the one before
+    /// it is committed.
+    fn succeed(&mut self, version: u64) {
+        let before = |config: &mut Membership| config.is_change() && config.version < version;
+        if let Some(config) = self.proposed.take_if(before) {
+            self.activate(config);
+        }
     }
 
     /// Takes note of a configuration that has been proposed: from here on nothing is agreed on
@@ -164,17 +163,9 @@ impl Own {
         }
     }
 
-    /// Forgets for good what was proposed and is none any more.
-    pub(super) fn tidy(&mut self) {
-        if self.has_stale_proposal {
-            self.withdraw();
-        }
-    }
-
     /// The configuration that was proposed last is none any more.
     pub(super) fn withdraw(&mut self) {
-        let stale = std::mem::take(&mut self.has_stale_proposal);
-        if self.proposed.take().is_some() || stale {
+        if self.proposed.take().is_some() {
             self.out.push(Output::Propound {
                 config: self.committed.clone(),
             });

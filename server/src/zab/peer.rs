@@ -53,7 +53,7 @@ pub struct Recovered {
     pub recent: Vec<Entry>,
     /// The configuration that was committed last, as far as this member knows.
     pub committed: Membership,
-    /// A newer one that was only proposed.
+    /// A newer one that was only proposed, and is in the history.
     pub proposed: Option<Membership>,
 }
 
@@ -129,7 +129,6 @@ impl Peer {
     pub fn step(&mut self, now: Millis, input: Input, out: &mut Vec<Output>) {
         self.own.now = now;
         std::mem::swap(&mut self.own.out, out);
-        self.own.tidy();
         if let Err(over) = self.take(input) {
             self.end(over);
         }

@@ -267,7 +267,8 @@ impl DiskHost {
         let recovered = storage.recover()?;
         let last_zxid = recovered.report.last_zxid;
         let epochs = storage.epochs(last_zxid)?;
-        let configs = files.load(member.configured.clone())?;
+        let shown = Membership::shown_by(&recovered.tree);
+        let configs = files.load(member.configured.clone(), shown)?;
         let host = DiskHost {
             files,
             replica: Replica::new(storage.clone(), last_zxid),
@@ -361,7 +362,7 @@ impl DiskHost {
                 let tree = dump.load()?;
                 let shown = Membership::shown_by(&tree);
                 if let Some(config) = &shown {
-                    self.files.await_tree(config, self.replica.last_zxid())?;
+                    self.files.await_tree(config)?;
                 }
                 self.replica.install(&tree)?;
                 let (link, zxid) = (*link, tree.last_zxid());

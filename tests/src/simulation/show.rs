@@ -102,6 +102,7 @@ impl fmt::Display for Show<'_, Output> {
             }
             Output::Deliver { link, packet } => write!(f, "{link:?}: deliver {}", Show(packet)),
             Output::Propound { config } => write!(f, "propound {:x}", config.version),
+            Output::Heard { config } => write!(f, "heard of {:x}", config.version),
             Output::Activate { config } => {
                 let voters: Vec<Sid> = config.members.voters().map(|(sid, _)| sid).collect();
                 write!(f, "activate {:x}, in which {voters:?} vote", config.version)

@@ -99,7 +99,7 @@ impl ElectionPort {
     /// [taken](Self::open), is told to `on_event`, as [`Input::Notified`] or [`Input::Reachable`].
     pub(crate) fn start(
         config: &Config,
-        committed: &Membership,
+        members: &[Arc<Membership>],
         faults: Faults,
         on_event: impl Fn(Input) + Send + Sync + 'static,
     ) -> ElectionPort {
@@ -119,7 +119,7 @@ impl ElectionPort {
             told: Told::default(),
         });
         let this = ElectionPort { port };
-        this.set_members(committed, None);
+        this.set_members(members);
         this
     }
 
@@ -132,10 +132,10 @@ impl ElectionPort {
         self.port.tasks.lock().spawn_on(accept, &self.port.runtime)
     }
 
-    /// Connects to the servers of these configurations from now on, first by the committed one.
-    pub(crate) fn set_members(&self, committed: &Membership, proposed: Option<&Membership>) {
+    /// Connects to the servers of these configurations from now on, first by the first.
+    pub(crate) fn set_members(&self, members: &[Arc<Membership>]) {
         let mut addresses: BTreeMap<Sid, Vec<HostPort>> = BTreeMap::new();
-        for config in [committed].into_iter().chain(proposed) {
+        for config in members {
             for (sid, member) in &config.members.servers {
                 let known = addresses.entry(*sid).or_default();
                 known.extend(election_addresses(member));

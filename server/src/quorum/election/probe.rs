@@ -105,6 +105,7 @@ async fn exchange(
         epoch: i64::MIN,
         format: 2,
         config: Bytes::from(config.to_string()),
+        proposed: Bytes::new(),
     };
     let mut buffer = BytesMut::new();
     let first = async {

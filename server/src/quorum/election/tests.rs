@@ -51,7 +51,12 @@ impl Node {
         let on_event = move |event| {
             let _ = told.send(event);
         };
-        let port = ElectionPort::start(&config, membership, faults.clone(), on_event);
+        let port = ElectionPort::start(
+            &config,
+            &[membership.clone().into()],
+            faults.clone(),
+            on_event,
+        );
         port.open(listener);
         Node {
             id,
@@ -104,6 +109,7 @@ fn vote(round: i64) -> Notification {
         epoch: 3,
         format: 2,
         config: Bytes::from_static(b"server.1=h:1:2\nversion=0"),
+        proposed: Bytes::new(),
     }
 }
 
@@ -386,13 +392,12 @@ async fn a_name_that_does_not_resolve_is_tried_again() {
     let right = membership_of(&nodes[0]);
     let text = right.to_string();
     let wrong = text.replace("server.2=127.0.0.1", "server.2=nowhere.invalid");
-    nodes[0].port.set_members(&wrong.parse().unwrap(), None);
+    let wrong: Arc<Membership> = Arc::new(wrong.parse().unwrap());
+    nodes[0].port.set_members(&[Arc::clone(&wrong)]);
     nodes[0].send(2, 1);
     nodes[0].await_reachable(2, false).await;
     // A configuration that is only proposed counts as well.
-    nodes[0]
-        .port
-        .set_members(&wrong.parse().unwrap(), Some(&right));
+    nodes[0].port.set_members(&[wrong, right.into()]);
     assert_eq!(nodes[1].next_vote().await, (1, 1));
 }
 

@@ -59,8 +59,9 @@ pub struct Election {
     committed: Membership,
     /// The last proposed configuration, if it is newer than the committed one.
     proposed: Option<Membership>,
-    /// The text of the committed configuration, which each vote carries.
+    /// The texts of the configurations that are the member's own, which each vote carries.
     text: Bytes,
+    proposed_text: Bytes,
     /// When it was reported that there is no connection to a voter.
     unreachable: BTreeMap<Sid, Millis>,
 
@@ -103,6 +104,9 @@ struct Search {
     settled: BTreeMap<Sid, Cast>,
     /// What those have who vote in the proposed configuration alone, and do not stand.
     offers: BTreeMap<Sid, Ballot>,
+    /// The newest configuration that a voter of the committed one says to be proposed. The member's
+    /// own history may lack it.
+    heard: Option<Membership>,
     /// Who without a vote has asked, and what it was told.
     askers: BTreeMap<Sid, Ballot>,
     /// The pause before the proposal is sent again, doubled each time.
@@ -123,6 +127,7 @@ impl Election {
             committed: Membership::default(),
             proposed: None,
             text: Bytes::new(),
+            proposed_text: Bytes::new(),
             unreachable: BTreeMap::new(),
             clock: 0,
             role: Role::Looking,
@@ -138,6 +143,8 @@ impl Election {
     pub fn set_membership(&mut self, committed: Membership, proposed: Option<Membership>) {
         self.proposed = proposed.filter(|proposed| proposed.version > committed.version);
         self.text = Bytes::from(committed.to_string());
+        let proposed = self.proposed.as_ref().map(Membership::to_string);
+        self.proposed_text = Bytes::from(proposed.unwrap_or_default());
         self.committed = committed;
     }
 
@@ -230,9 +237,10 @@ impl Election {
         notification: &Notification,
         out: &mut Vec<Output>,
     ) -> Option<Decision> {
-        if let Some(newer) = self.newer_config(from, notification) {
+        if let Some(newer) = self.newer_config(from, &notification.config) {
             return Some(self.adopt(now, newer));
         }
+        self.hear_of(from, &notification.proposed, out);
         if !self.is_voter(from) {
             if notification.state == Role::Looking {
                 self.answer_stranger(from, out);
@@ -266,6 +274,7 @@ impl Election {
             votes: BTreeMap::new(),
             settled: BTreeMap::new(),
             offers: BTreeMap::new(),
+            heard: None,
             askers: BTreeMap::new(),
             pause: self.interval.0,
             resend_at: now,
@@ -292,16 +301,13 @@ impl Election {
         }
     }
 
-    /// The configuration of another server, if it is to replace the member's own.
-    fn newer_config(&self, from: Sid, notification: &Notification) -> Option<Membership> {
-        if self.search.is_none() || !self.adopts_configs || notification.config == self.text {
+    /// The configuration of another server, if it is newer than the committed one and counts.
+    fn newer_config(&self, from: Sid, text: &Bytes) -> Option<Membership> {
+        let known = text.is_empty() || [&self.text, &self.proposed_text].contains(&text);
+        if self.search.is_none() || !self.adopts_configs || known {
             return None;
         }
-        let text = String::from_utf8_lossy(&notification.config);
-        if text.is_empty() {
-            return None;
-        }
-        match text.parse::<Membership>() {
+        match String::from_utf8_lossy(text).parse::<Membership>() {
             Ok(config) => (config.version > self.committed.version).then_some(config),
             Err(error) => {
                 tracing::warn!("server {from} has a configuration that cannot be read: {error}");
@@ -317,6 +323,22 @@ impl Election {
             self.begin(now, search.credentials);
         }
         Decision::Reconfigured(newer)
+    }
+
+    /// Takes note of what another voter goes by beside the committed configuration: one that lacks
+    /// this in its own history may be needed to elect a leader that has it.
+    fn hear_of(&mut self, from: Sid, text: &Bytes, out: &mut Vec<Output>) {
+        let Some(newer) = self.newer_config(from, text).filter(|_| self.stands(from)) else {
+            return;
+        };
+        let Some(search) = &mut self.search else {
+            return;
+        };
+        let known = search.heard.as_ref().map(|heard| heard.version);
+        if known < Some(newer.version) {
+            search.heard = Some(newer.clone());
+            out.push(Output::Heard { config: newer });
+        }
     }
 
     /// Tells a server without a vote, which searches, how things stand. While the member searches
@@ -381,25 +403,12 @@ impl Election {
     /// are ahead of that one that no quorum of it would follow. The newest of them has to lead, and
     /// does not stand before a voter of the committed configuration votes for it.
     fn nominee(&self, ballot: &Ballot) -> Option<Ballot> {
-        let (search, proposed) = (self.search.as_ref()?, self.proposed.as_ref()?);
+        let search = self.search.as_ref()?;
         if !self.stands(self.id) || search.initial.zxid == NO_DATABASE {
             return None;
         }
-        let rank = |ballot: &Ballot| (ballot.epoch, ballot.zxid);
-        let offer = |sid| search.offers.get(&sid);
-        let is_ahead = |sid| offer(sid).is_some_and(|offer| rank(offer) > rank(ballot));
-        if proposed.is_quorum(|sid| !is_ahead(sid)) {
-            return None;
-        }
-        let able = search.offers.iter();
-        let able = able.filter(|(sid, _)| proposed.members.weight(**sid) != 0);
-        let (leader, newest) = able.max_by_key(|(sid, offer)| (rank(offer), **sid))?;
-        Some(Ballot {
-            leader: *leader,
-            // None of them goes back to a round that is over.
-            round: search.offers.values().map(|offer| offer.round).max()?,
-            ..*newest
-        })
+        let mut pending = self.pending();
+        pending.find_map(|proposed| search.nominee(proposed, ballot))
     }
 
     /// The vote of a server that searches, too.
@@ -570,13 +579,20 @@ impl Election {
                 epoch: ballot.epoch,
                 format: 2,
                 config: self.text.clone(),
+                proposed: self.proposed_text.clone(),
             },
         }
     }
 
     /// The configurations that count.
     fn configs(&self) -> impl Iterator<Item = &Membership> {
-        [&self.committed].into_iter().chain(&self.proposed)
+        [&self.committed].into_iter().chain(self.pending())
+    }
+
+    /// Those that are only proposed.
+    fn pending(&self) -> impl Iterator<Item = &Membership> {
+        let heard = self.search.iter().flat_map(|search| &search.heard);
+        self.proposed.iter().chain(heard)
     }
 
     fn voters(&self) -> BTreeSet<Sid> {
@@ -606,6 +622,27 @@ impl Election {
     /// proposed one may not know of that yet, and not vote. Whoever is elected needs both to lead.
     fn is_quorum(&self, acks: impl Fn(Sid) -> bool) -> bool {
         self.committed.is_quorum(acks)
+    }
+}
+
+impl Search {
+    /// See [`Election::nominee`], for one configuration that is proposed.
+    fn nominee(&self, proposed: &Membership, ballot: &Ballot) -> Option<Ballot> {
+        let rank = |ballot: &Ballot| (ballot.epoch, ballot.zxid);
+        let offer = |sid| self.offers.get(&sid);
+        let is_ahead = |sid| offer(sid).is_some_and(|offer| rank(offer) > rank(ballot));
+        if proposed.is_quorum(|sid| !is_ahead(sid)) {
+            return None;
+        }
+        let able = self.offers.iter();
+        let able = able.filter(|(sid, _)| proposed.members.weight(**sid) != 0);
+        let (leader, newest) = able.max_by_key(|(sid, offer)| (rank(offer), **sid))?;
+        Some(Ballot {
+            leader: *leader,
+            // None of them goes back to a round that is over.
+            round: self.offers.values().map(|offer| offer.round).max()?,
+            ..*newest
+        })
     }
 }
 

@@ -29,6 +29,9 @@ pub struct Notification {
     pub format: i32,
     /// The sender's committed configuration, as text; empty in formats before 2.
     pub config: Bytes,
+    /// A newer one that is proposed, or empty. It comes behind everything that Apache ZooKeeper
+    /// sends and reads.
+    pub proposed: Bytes,
 }
 
 /// Bytes that are no vote.
@@ -51,7 +54,7 @@ pub enum BadNotification {
 impl Notification {
     /// The bytes of the vote, in the newest format whatever `format` says.
     pub fn encode(&self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(44 + self.config.len());
+        let mut bytes = BytesMut::with_capacity(48 + self.config.len() + self.proposed.len());
         bytes.put_i32(match self.state {
             Role::Looking => 0,
             Role::Following => 1,
@@ -63,8 +66,10 @@ impl Notification {
         bytes.put_i64(self.round);
         bytes.put_i64(self.epoch);
         bytes.put_i32(FORMAT);
-        bytes.put_u32(u32::try_from(self.config.len()).unwrap_or(u32::MAX));
-        bytes.put_slice(&self.config);
+        encode_config(&self.config, &mut bytes);
+        if !self.proposed.is_empty() {
+            encode_config(&self.proposed, &mut bytes);
+        }
         bytes.freeze()
     }
 
@@ -95,10 +100,14 @@ impl Notification {
         };
         let config = match format {
             ..FORMAT => Bytes::new(),
-            FORMAT.. => Self::decode_config(&mut bytes).ok_or(BadNotification::Short {
+            FORMAT.. => decode_config(&mut bytes).ok_or(BadNotification::Short {
                 length,
                 missing: "configuration's end",
             })?,
+        };
+        let proposed = match format {
+            ..FORMAT => Bytes::new(),
+            FORMAT.. => decode_config(&mut bytes).unwrap_or_default(),
         };
         Ok(Notification {
             state,
@@ -108,11 +117,17 @@ impl Notification {
             epoch,
             format,
             config,
+            proposed,
         })
     }
+}
 
-    fn decode_config(bytes: &mut Bytes) -> Option<Bytes> {
-        let length = usize::try_from(bytes.try_get_i32().ok()?).ok()?;
-        (length <= bytes.len()).then(|| bytes.split_to(length))
-    }
+fn encode_config(config: &[u8], bytes: &mut BytesMut) {
+    bytes.put_u32(u32::try_from(config.len()).unwrap_or(u32::MAX));
+    bytes.put_slice(config);
+}
+
+fn decode_config(bytes: &mut Bytes) -> Option<Bytes> {
+    let length = usize::try_from(bytes.try_get_i32().ok()?).ok()?;
+    (length <= bytes.len()).then(|| bytes.split_to(length))
 }

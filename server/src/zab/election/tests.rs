@@ -53,6 +53,8 @@ struct Net {
     decided: BTreeMap<Sid, Decision>,
     /// What is under way: from, to, what.
     queue: VecDeque<(Sid, Sid, Notification)>,
+    /// Who was to be able to reach the servers of another configuration.
+    heard: Vec<(Sid, u64)>,
     /// Votes delivered.
     delivered: usize,
 }
@@ -64,6 +66,7 @@ impl Net {
             members: BTreeMap::new(),
             decided: BTreeMap::new(),
             queue: VecDeque::new(),
+            heard: Vec::new(),
             delivered: 0,
         }
     }
@@ -93,10 +96,13 @@ impl Net {
             self.decided.insert(sid, decision);
         }
         for output in out {
-            let Output::Notify { to, notification } = output else {
-                panic!("an election only sends votes");
-            };
-            self.queue.push_back((sid, to, notification));
+            match output {
+                Output::Notify { to, notification } => {
+                    self.queue.push_back((sid, to, notification));
+                }
+                Output::Heard { config } => self.heard.push((sid, config.version)),
+                other => panic!("an election has no business with {other:?}"),
+            }
         }
     }
 
@@ -191,6 +197,7 @@ fn vote(state: Role, leader: Sid, zxid: i64, round: i64, epoch: i64) -> Notifica
         epoch,
         format: 2,
         config: Bytes::new(),
+        proposed: Bytes::new(),
     }
 }
 
@@ -629,6 +636,43 @@ fn who_is_needed_and_ahead_is_voted_for_without_standing() {
     }
 }
 
+/// The old members are 1 and 2, the new ones are ahead, and one of the old ones has lost the change.
+#[test]
+fn who_does_not_know_of_a_change_votes_for_whom_another_needs() {
+    let mut proposed = ensemble(4, &[]);
+    proposed.version = 2;
+    let mut committed = ensemble(2, &[]);
+    committed.version = 1;
+    for ignorant in 1..=2 {
+        for first in 1..=4 {
+            let mut net = Net::of(&committed, 1..=4);
+            for sid in (1..=4).filter(|sid| *sid != ignorant) {
+                let member = net.members.get_mut(&sid).unwrap();
+                member.set_membership(committed.clone(), Some(proposed.clone()));
+            }
+            for sid in (first..=4).chain(1..first) {
+                let zxid = match sid {
+                    3.. => 7,
+                    _ if sid == ignorant => 5,
+                    _ => 6,
+                };
+                net.start(sid, having(zxid, 0));
+            }
+            net.pass(1000);
+            assert_eq!(net.leaders(), all(1..=4, 4), "{ignorant} {first}");
+            assert_eq!(net.heard, [(ignorant, 2)]);
+        }
+    }
+    // What is said by one that does not vote counts for nothing.
+    let mut net = Net::of(&committed, [1]);
+    net.start(1, having(0, 0));
+    let mut carrying = vote(Role::Looking, 3, 9, 1, 0);
+    carrying.proposed = Bytes::from(proposed.to_string());
+    net.give(1, 3, &carrying);
+    assert_eq!(net.heard, []);
+    assert_eq!(net.vote_of(1).leader, 1);
+}
+
 #[test]
 fn a_newer_configuration_is_adopted_and_reported() {
     let mut newer = ensemble(3, &[]);
@@ -738,6 +782,14 @@ fn bytes_that_are_no_vote_are_refused() {
     for length in (0..bytes.len()).filter(|length| ![28, 40].contains(length)) {
         let error = Notification::decode(bytes.slice(..length)).unwrap_err();
         assert!(matches!(error, BadNotification::Short { .. }), "{length}");
+    }
+    let known = bytes.len();
+    whole.proposed = Bytes::from_static(b"server.2=h:1:2");
+    let longer = whole.encode();
+    assert_eq!(Notification::decode(longer.clone()).unwrap(), whole);
+    for length in known..longer.len() {
+        let cut = Notification::decode(longer.slice(..length)).unwrap();
+        assert_eq!(cut.proposed, Bytes::new(), "{length}");
     }
     let mut claiming = bytes.to_vec();
     for length in [i32::MAX, -1, 15] {

@@ -198,6 +198,10 @@ impl Cluster {
         (committed, proposed): (Membership, Option<Membership>),
     ) {
         let tree: Vec<Entry> = base.iter().chain(&log).cloned().collect();
+        let mut changes = tree.iter().filter_map(|entry| entry.config().unwrap());
+        let shown = changes.next_back();
+        let newer = |config: &Membership| config.version > committed.version;
+        let proposed = proposed.filter(newer).and(shown).filter(newer);
         let recovered = Recovered {
             epochs,
             last_zxid: tree.last().map_or(0, |entry| entry.zxid),

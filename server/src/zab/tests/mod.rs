@@ -426,6 +426,7 @@ fn a_leader_whose_voters_have_gone_to_another_gives_up_soon() {
             epoch: 0,
             format: 2,
             config: Bytes::new(),
+            proposed: Bytes::new(),
         },
     };
     let vote = |from, leader| vote_in(1, from, leader);
@@ -736,19 +737,6 @@ fn a_tree_that_comes_brings_its_configuration_with_it() {
         !leads(1) && !leads(2),
         "the new members may go on elsewhere"
     );
-}
-
-#[test]
-fn a_change_that_did_not_reach_the_log_is_forgotten_for_good() {
-    let mut cluster = Cluster::changeable();
-    let follower = (1..=3).find(|sid| *sid != cluster.leader()).unwrap();
-    let mut node = cluster.kill(follower);
-    let committed = node.committed.version;
-    let unlogged = format!("{}version={:x}", text("vvvv"), zxid_of(1, 7));
-    node.proposed = Some(unlogged.parse().unwrap());
-    cluster.revive(follower, node);
-    let kept = cluster.nodes[&follower].proposed.as_ref();
-    assert_eq!(kept.map(|config| config.version), Some(committed));
 }
 
 #[test]
