@@ -88,6 +88,8 @@ struct Seen {
     round: i64,
     /// Who voted for whom, as it was told since its search began.
     votes: BTreeMap<Sid, BTreeSet<Sid>>,
+    /// Who votes in what a voter said to be proposed, since then.
+    heard: BTreeSet<Sid>,
     /// It was told whom to follow, and did not have to search.
     told: bool,
     /// Whom it has found, since it has voted last.
@@ -140,6 +142,7 @@ impl Checker {
             blank: false,
             round: 0,
             votes: BTreeMap::new(),
+            heard: BTreeSet::new(),
             told: false,
             found: None,
         };
@@ -236,6 +239,7 @@ impl Checker {
         seen.role = Role::Looking;
         seen.round = 0;
         seen.votes.clear();
+        seen.heard.clear();
         (seen.told, seen.found) = (false, None);
         self.nothing_lost()
     }
@@ -670,6 +674,7 @@ impl Checker {
         }
         seen.serves = None;
         seen.votes.clear();
+        seen.heard.clear();
     }
 
     /// A member has applied a transaction.
@@ -748,7 +753,9 @@ impl Checker {
         let proposed = self.chain.config(seen.appended);
         demand!(
             "E2",
-            seen.config.is_voter(leader) || proposed.is_voter(leader),
+            seen.config.is_voter(leader)
+                || proposed.is_voter(leader)
+                || seen.heard.contains(&leader),
             "{} takes {leader} for its leader, who does not vote",
             name(member)
         );
@@ -757,8 +764,15 @@ impl Checker {
 
     /// A vote has come in.
     pub fn hears(&mut self, member: usize, from: Sid, vote: &Notification) {
-        let votes = &mut self.members[member].votes;
-        votes.entry(from).or_default().insert(vote.leader);
+        let seen = &mut self.members[member];
+        seen.votes.entry(from).or_default().insert(vote.leader);
+        let proposed = String::from_utf8_lossy(&vote.proposed).parse::<Membership>();
+        if let Ok(proposed) = proposed
+            && seen.config.is_voter(from)
+        {
+            seen.heard
+                .extend(proposed.members.voters().map(|(sid, _)| sid));
+        }
     }
 
     /// A member votes.
