@@ -20,6 +20,9 @@ use crate::storage::snapshot::Compression;
 use crate::storage::throttle::{DiskFaults, ThrottledDisk};
 use crate::storage::{Options, Storage};
 
+/// How long clients that never cease to ask are served on when the server is to stop.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// A running server.
 ///
 /// Dropping it stops it like [`Server::shutdown`], but without waiting for the end.
@@ -139,7 +142,8 @@ impl Server {
 
     /// Takes no more requests, answers those in work, closes the connections and the files, and
     /// waits for all of it. Sessions and their ephemeral znodes stay, for the next start. A leader
-    /// hands over first, so that the rest of its ensemble goes on.
+    /// hands over first, so that the rest of its ensemble goes on. The connection of a client
+    /// that pauses now and then ends in a pause.
     ///
     /// # Errors
     /// What made the server stop by itself before.
@@ -149,6 +153,10 @@ impl Server {
             let patience = self.service.config.shutdown_timeout;
             let _ = timeout(patience, quorum.give_up_leadership()).await;
         }
+        self.service.reception.close();
+        let connections = &self.service.connections;
+        connections.take_leave();
+        let _ = timeout(FAREWELL, connections.wait_until_closed()).await;
         self.stop().await
     }
 

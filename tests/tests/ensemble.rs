@@ -372,3 +372,43 @@ async fn a_rolling_restart_costs_no_client_an_error() {
     ensemble.settled().await.unwrap();
     ensemble.shutdown().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stops_answers_what_it_is_asked_meanwhile() {
+    let mut ensemble = Ensemble::start(3).await.unwrap();
+    let leader = ensemble.settled().await.unwrap();
+    let id = ensemble.ids().into_iter().find(|id| *id != leader).unwrap();
+    let address = ensemble.client_addr(id).unwrap();
+    let client = client_of(&ensemble, id).await;
+    for each in ensemble.ids() {
+        ensemble.slow_disk(each, Duration::from_millis(200));
+    }
+    let write = client.create("/slow", &b""[..], CreateMode::Persistent);
+    let asks = async {
+        let closed = async {
+            while tokio::net::TcpStream::connect(address).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, closed).await.unwrap();
+        // Its connections are told right after that, and nothing shows it.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        client.get_children("/").await
+    };
+    let (stopped, written, read) = tokio::join!(ensemble.stop(id), write, asks);
+    stopped.unwrap();
+    written.unwrap();
+    assert!(read.unwrap().contains(&"slow".to_owned()));
+    ensemble.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ensemble_of_one_server_stops_at_once() {
+    let mut ensemble = Ensemble::start(1).await.unwrap();
+    let id = ensemble.leader().await.unwrap();
+    // Less than it gives another server to take over.
+    timeout(Duration::from_secs(5), ensemble.stop(id))
+        .await
+        .unwrap()
+        .unwrap();
+}

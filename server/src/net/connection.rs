@@ -47,6 +47,8 @@ struct Outbox {
 pub(super) enum End {
     #[default]
     None,
+    /// Once its client asks for nothing.
+    Leaving,
     /// Once what was asked so far is answered and sent.
     Draining,
     /// Once what is in the outbox is sent; nothing more will be answered.
@@ -215,6 +217,11 @@ impl Connection {
     /// Closes the connection once everything in the outbox is sent.
     pub(crate) fn close(&self) {
         self.end(End::Closed);
+    }
+
+    /// Closes the connection as soon as its client asks for nothing.
+    pub(crate) fn take_leave(&self) {
+        self.end(End::Leaving);
     }
 
     /// Takes no more requests, and closes the connection once all of them are answered.

@@ -248,22 +248,24 @@ impl Connections {
             .for_each(|connection| act(connection));
     }
 
+    /// Lets each of them end as soon as its client asks for nothing.
+    pub(crate) fn take_leave(&self) {
+        self.with_all(Connection::take_leave);
+    }
+
     /// Lets all of them end once their requests are answered.
     pub(crate) fn drain_all(&self) {
-        self.open
-            .lock()
-            .by_id
-            .values()
-            .for_each(|connection| connection.drain_requests());
+        self.with_all(Connection::drain_requests);
     }
 
     /// Closes all of them.
     pub(crate) fn close_all(&self) {
-        self.open
-            .lock()
-            .by_id
-            .values()
-            .for_each(|connection| connection.close());
+        self.with_all(Connection::close);
+    }
+
+    fn with_all(&self, act: impl Fn(&Connection)) {
+        let open = self.open.lock();
+        open.by_id.values().for_each(|connection| act(connection));
     }
 
     /// All of them, in no order.

@@ -264,9 +264,10 @@ impl Quorum {
         };
         let _ = timeout(SUCCESSION, has_heirs).await;
         let is_followed = self.is_followed();
+        let epoch = self.core.lock().peer.epoch();
         self.hand_over(None);
-        // The service outlives this.
-        while self.leads() && mode.changed().await.is_ok() {}
+        // The only voter leads again at once, in another epoch. The service outlives this.
+        while self.leads_in(epoch) && mode.changed().await.is_ok() {}
         if !is_followed {
             return;
         }
@@ -276,6 +277,11 @@ impl Quorum {
 
     fn is_followed(&self) -> bool {
         self.core.lock().peer.is_followed()
+    }
+
+    fn leads_in(&self, epoch: u32) -> bool {
+        let core = self.core.lock();
+        core.peer.role() == Role::Leading && core.peer.epoch() == epoch
     }
 
     fn leads(&self) -> bool {

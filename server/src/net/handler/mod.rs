@@ -20,7 +20,7 @@ use thiserror::Error;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use self::handshake::Handshake;
 use super::connection::{Connection, End, KEPT_CAPACITY, UNREAD_LIMIT};
@@ -38,6 +38,8 @@ const OUTPUT_LIMIT: usize = 1 << 20;
 const WAITING_LIMIT: usize = 16;
 /// Turns of one connection before others get theirs.
 const TURNS: usize = 32;
+/// A client that has all its answers, and asks nothing for so long, is not about to.
+const QUIET: Duration = Duration::from_millis(10);
 
 thread_local! {
     /// Where sockets are read into: connections share it, so that an idle one holds no buffer.
@@ -116,6 +118,8 @@ struct Handler {
     waiting: usize,
     /// No more requests are taken; the connection ends when everything is sent.
     closing: bool,
+    /// The connection ends when its client is [quiet](QUIET).
+    leaving: bool,
     /// The client sends no more.
     ended: bool,
     /// The answer to a request that ends the connection: it comes behind all others.
@@ -135,6 +139,7 @@ impl Handler {
             in_flight: 0,
             waiting: 0,
             closing: false,
+            leaving: false,
             ended: false,
             last_words: None,
             fault: None,
@@ -181,6 +186,9 @@ impl Handler {
                     }
                 }
                 () = self.connection.filled() => {}
+                () = sleep(QUIET), if self.leaving && self.in_flight == 0 => {
+                    return self.finish().await;
+                }
             }
         }
     }
@@ -236,6 +244,7 @@ impl Handler {
         self.in_flight = self.in_flight.saturating_sub(drained.answers);
         match drained.end {
             End::None => {}
+            End::Leaving => self.leaving = true,
             End::Draining => self.closing = true,
             End::Closed => {
                 // Nobody will answer what is still under way.
