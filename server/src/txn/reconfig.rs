@@ -188,10 +188,13 @@ fn list(text: Option<&str>) -> impl Iterator<Item = &str> {
     items.filter(|item| !item.is_empty())
 }
 
-/// Reads `server.N=…`, which has to say where clients are served.
+/// Reads `server.N=…`, or just `N=…` as `zkCli.sh` explains it. It has to say where clients are
+/// served.
 fn joiner(text: &str) -> Option<(Sid, Member)> {
     let (server, member) = text.split_once('=')?;
-    let sid = server.trim().strip_prefix("server.")?.parse().ok()?;
+    let server = server.trim();
+    let sid = server.strip_prefix("server.").unwrap_or(server);
+    let sid = sid.parse().ok()?;
     let member: Member = member.trim().parse().ok()?;
     member.client.is_some().then_some((sid, member))
 }
@@ -244,7 +247,7 @@ mod tests {
     #[test]
     fn members_are_added_replaced_and_removed() {
         let roster = roster(&[2, 4]);
-        let request = request("server.4=d:1:2:observer;3,server.2=b:5:6;7", "3,99");
+        let request = request("server.4=d:1:2:observer;3,2=b:5:6;7", "3,99");
         let members = roster.change(&request, None).unwrap();
         let expected = "server.1=a:1:2:participant;0.0.0.0:3\n\
                         server.2=b:5:6:participant;0.0.0.0:7\n\
