@@ -5,10 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use quorate_client::{Client, Error};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::time::timeout;
+
+use crate::apache::Apache;
+use crate::ours::Quorate;
+use crate::process::{Program, ServerProcess, Settings};
 
 /// How long a program may take to do anything; a JVM starts in a second or two.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -157,6 +162,51 @@ impl Foreigner {
     pub async fn kill(&mut self) {
         self.process.kill().await.unwrap();
     }
+}
+
+/// Runs a test on Apache ZooKeeper's server and on ours, each time with a client of ours and a
+/// program, started with a path.
+pub async fn on_both_servers(
+    program: impl Fn() -> Command,
+    path: &str,
+    test: impl AsyncFn(Client, Foreigner),
+) {
+    on_server(Apache::from_env(), program(), path, &test).await;
+    on_server(Quorate::from_env(), program(), path, &test).await;
+}
+
+async fn on_server(
+    server: impl Program + 'static,
+    program: Command,
+    path: &str,
+    test: impl AsyncFn(Client, Foreigner),
+) {
+    let settings = Settings::default().with("tickTime", 200);
+    let server = ServerProcess::start(server, settings);
+    let address = server.address().to_string();
+    let builder = Client::builder().session_timeout(Duration::from_secs(4));
+    let client = builder.connect(&address).await.unwrap();
+    let foreigner = Foreigner::start(program, &address, path).await;
+    test(client, foreigner).await;
+}
+
+/// Awaits that a znode has so many children.
+pub async fn children(client: &Client, path: &str, number: usize) {
+    soon(async {
+        loop {
+            match client.get_children_watched(path).await {
+                Ok((names, ..)) if names.len() == number => return,
+                Ok((_, _, watch)) => drop(watch.await.unwrap()),
+                Err(Error::NoNode { .. }) => {
+                    if let (None, watch) = client.exists_watched(path).await.unwrap() {
+                        watch.await.unwrap();
+                    }
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    })
+    .await;
 }
 
 /// Awaits what must happen.

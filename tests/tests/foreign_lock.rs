@@ -7,56 +7,39 @@
     reason = "a step that fails is a test that fails, and says where"
 )]
 
-use std::time::Duration;
+use std::process::Command;
 
-use quorate_recipes::{Client, Error, Guard, Layout, Lock, client};
-use quorate_tests::apache::Apache;
+use quorate_recipes::{Client, Error, Guard, Layout, Lock};
 use quorate_tests::foreign::{self, Curator, Foreigner, soon};
-use quorate_tests::ours::Quorate;
-use quorate_tests::process::{Program, ServerProcess, Settings};
 use tokio::task::JoinHandle;
 
 const PATH: &str = "/locks/shared";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kazoo() {
-    both_servers(Layout::Kazoo, || foreign::python("kazoo_lock.py")).await;
+    shares_the_lock(Layout::Kazoo, || foreign::python("kazoo_lock.py")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn curator() {
     let program = Curator::compile("CuratorLock");
-    both_servers(Layout::Curator, || program.command()).await;
+    shares_the_lock(Layout::Curator, || program.command()).await;
 }
 
-async fn both_servers(layout: Layout, command: impl Fn() -> std::process::Command) {
-    shares_the_lock(Apache::from_env(), layout, command()).await;
-    shares_the_lock(Quorate::from_env(), layout, command()).await;
-}
-
-async fn shares_the_lock(
-    server: impl Program + 'static,
-    layout: Layout,
-    command: std::process::Command,
-) {
-    let settings = Settings::default().with("tickTime", 200);
-    let server = ServerProcess::start(server, settings);
-    let address = server.address().to_string();
-    let mut test = Test {
-        client: connect(&address).await,
-        foreigner: Foreigner::start(command, &address, PATH).await,
-        layout,
-    };
-    test.each_waits_for_the_other().await;
-    test.one_queue_in_the_order_of_arrival().await;
-    test.each_lists_the_other().await;
-    test.the_other_layout_is_refused().await;
-    test.a_killed_foreigner_lets_go().await;
-}
-
-async fn connect(address: &str) -> Client {
-    let builder = Client::builder().session_timeout(Duration::from_secs(4));
-    builder.connect(address).await.unwrap()
+async fn shares_the_lock(layout: Layout, program: impl Fn() -> Command) {
+    foreign::on_both_servers(program, PATH, async |client, foreigner| {
+        let mut test = Test {
+            client,
+            foreigner,
+            layout,
+        };
+        test.each_waits_for_the_other().await;
+        test.one_queue_in_the_order_of_arrival().await;
+        test.each_lists_the_other().await;
+        test.the_other_layout_is_refused().await;
+        test.a_killed_foreigner_lets_go().await;
+    })
+    .await;
 }
 
 struct Test {
@@ -77,21 +60,7 @@ impl Test {
 
     /// Awaits that so many contend.
     async fn contend(&self, number: usize) {
-        soon(async {
-            loop {
-                match self.client.get_children_watched(PATH).await {
-                    Ok((names, ..)) if names.len() == number => return,
-                    Ok((_, _, watch)) => drop(watch.await.unwrap()),
-                    Err(client::Error::NoNode { .. }) => {
-                        if let (None, watch) = self.client.exists_watched(PATH).await.unwrap() {
-                            watch.await.unwrap();
-                        }
-                    }
-                    Err(error) => panic!("{error}"),
-                }
-            }
-        })
-        .await;
+        foreign::children(&self.client, PATH, number).await;
     }
 
     async fn each_waits_for_the_other(&mut self) {

@@ -7,65 +7,53 @@
     reason = "a step that fails is a test that fails, and says where"
 )]
 
+use std::process::Command;
 use std::time::Duration;
 
 use quorate_recipes::{
     Barrier, Client, Counter, DoubleBarrier, Election, Encoding, Group, Instance, Layout, Lease,
-    Lock, NameService, PriorityQueue, Queue, RwLock, Semaphore, client,
+    Lock, NameService, PriorityQueue, Queue, RwLock, Semaphore,
 };
-use quorate_tests::apache::Apache;
 use quorate_tests::foreign::{self, Curator, Foreigner, soon};
-use quorate_tests::ours::Quorate;
-use quorate_tests::process::{Program, ServerProcess, Settings};
 use tokio::task::JoinHandle;
 
 const PATH: &str = "/shared";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kazoo() {
-    both_servers(Layout::Kazoo, || foreign::python("kazoo_recipes.py")).await;
+    share_recipes(Layout::Kazoo, || foreign::python("kazoo_recipes.py")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn curator() {
     let program = Curator::compile("CuratorRecipes");
-    both_servers(Layout::Curator, || program.command()).await;
+    share_recipes(Layout::Curator, || program.command()).await;
 }
 
-async fn both_servers(layout: Layout, command: impl Fn() -> std::process::Command) {
-    share_recipes(Apache::from_env(), layout, command()).await;
-    share_recipes(Quorate::from_env(), layout, command()).await;
-}
-
-async fn share_recipes(
-    server: impl Program + 'static,
-    layout: Layout,
-    command: std::process::Command,
-) {
-    let settings = Settings::default().with("tickTime", 200);
-    let server = ServerProcess::start(server, settings);
-    let address = server.address().to_string();
-    let builder = Client::builder().session_timeout(Duration::from_secs(4));
-    let mut test = Test {
-        client: builder.connect(&address).await.unwrap(),
-        foreigner: Foreigner::start(command, &address, PATH).await,
-        layout,
-    };
-    test.readers_and_writers().await;
-    test.permits().await;
-    test.leaders().await;
-    test.barrier().await;
-    test.double_barrier().await;
-    test.members().await;
-    test.counters().await;
-    test.queues().await;
-    match layout {
-        Layout::Kazoo => test.leases().await,
-        _ => {
-            test.revocation().await;
-            test.services().await;
+async fn share_recipes(layout: Layout, program: impl Fn() -> Command) {
+    foreign::on_both_servers(program, PATH, async |client, foreigner| {
+        let mut test = Test {
+            client,
+            foreigner,
+            layout,
+        };
+        test.readers_and_writers().await;
+        test.permits().await;
+        test.leaders().await;
+        test.barrier().await;
+        test.double_barrier().await;
+        test.members().await;
+        test.counters().await;
+        test.queues().await;
+        match layout {
+            Layout::Kazoo => test.leases().await,
+            _ => {
+                test.revocation().await;
+                test.services().await;
+            }
         }
-    }
+    })
+    .await;
 }
 
 struct Test {
@@ -87,23 +75,8 @@ impl Test {
         self.foreigner.ask(line).await
     }
 
-    /// Awaits that a znode has so many children.
     async fn children(&self, path: &str, number: usize) {
-        soon(async {
-            loop {
-                match self.client.get_children_watched(path).await {
-                    Ok((names, ..)) if names.len() == number => return,
-                    Ok((_, _, watch)) => drop(watch.await.unwrap()),
-                    Err(client::Error::NoNode { .. }) => {
-                        if let (None, watch) = self.client.exists_watched(path).await.unwrap() {
-                            watch.await.unwrap();
-                        }
-                    }
-                    Err(error) => panic!("{error}"),
-                }
-            }
-        })
-        .await;
+        foreign::children(&self.client, path, number).await;
     }
 
     async fn readers_and_writers(&mut self) {

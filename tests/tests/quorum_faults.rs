@@ -15,6 +15,7 @@ use std::io::{self, Write};
 
 use quorate_client::Client;
 use quorate_tests::cluster::{Cluster, Role, Seat};
+use quorate_tests::network::Network;
 use quorate_tests::ours::Quorate;
 use quorate_tests::small_disk::SmallDisk;
 use quorate_tests::workload::Load;
@@ -152,46 +153,29 @@ fn others(cluster: &Cluster, these: &[usize]) -> Vec<usize> {
 
 #[test]
 fn a_leader_cut_off() {
-    let Some(mut cluster) = apart(3) else {
-        return;
-    };
-    under_load(&mut cluster, |cluster, load| {
-        let leader = cluster.leader();
-        let rest = others(cluster, &[leader]);
-        cluster.network().part(&[leader], &rest);
-        cluster.settle_among(&rest);
-        load.progress(PROGRESS);
-        cluster.network().heal();
-    });
+    followers_go_on(|network, leader, follower| network.part(&[leader], &[follower]));
 }
 
 #[test]
 fn a_leader_that_hears_but_is_not_heard() {
-    let Some(mut cluster) = apart(3) else {
-        return;
-    };
-    under_load(&mut cluster, |cluster, load| {
-        let leader = cluster.leader();
-        let rest = others(cluster, &[leader]);
-        for id in &rest {
-            cluster.network().cut(leader, *id);
-        }
-        cluster.settle_among(&rest);
-        load.progress(PROGRESS);
-        cluster.network().heal();
-    });
+    followers_go_on(Network::cut);
 }
 
 #[test]
 fn a_leader_that_is_heard_but_hears_nothing() {
+    followers_go_on(|network, leader, follower| network.cut(follower, leader));
+}
+
+/// Cuts a leader off from each of its followers, which have each other.
+fn followers_go_on(cut: impl Fn(&Network, usize, usize)) {
     let Some(mut cluster) = apart(3) else {
         return;
     };
     under_load(&mut cluster, |cluster, load| {
         let leader = cluster.leader();
         let rest = others(cluster, &[leader]);
-        for id in &rest {
-            cluster.network().cut(*id, leader);
+        for follower in &rest {
+            cut(cluster.network(), leader, *follower);
         }
         cluster.settle_among(&rest);
         load.progress(PROGRESS);

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::relay::Relay;
 use crate::support::{
-    LONG, OPERATIONS, PATH, Servers, beside, connect, contenders, dropped_at_every_await,
-    nothing_left, server, soon, with_every_fault,
+    LONG, OPERATIONS, PATH, Servers, assert_node_deleted, beside, connect, contenders,
+    dropped_at_every_await, nothing_left, server, soon, with_every_fault,
 };
 
 fn election(client: &Client, who: &str) -> Election {
@@ -191,16 +191,7 @@ async fn work_ends_with_the_leadership() {
         std::future::pending::<()>().await;
     });
     let cut = soon("the end", cut).await;
-    assert!(
-        matches!(
-            cut,
-            Err(Error::Lost {
-                reason: LostReason::NodeDeleted,
-                ..
-            })
-        ),
-        "{cut:?}"
-    );
+    assert_node_deleted(&cut);
     nothing_left(&client).await;
 }
 

@@ -7,15 +7,13 @@ use std::time::{Duration, SystemTime};
 use futures::future::join_all;
 use parking_lot::Mutex;
 use quorate_proto::OpCode;
-use quorate_recipes::{
-    Client, CreateMode, DelayQueue, Error, Json, Layout, LostReason, PriorityQueue, Queue,
-};
+use quorate_recipes::{Client, CreateMode, DelayQueue, Error, Json, Layout, PriorityQueue, Queue};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::relay::{Fault, Relay};
 use crate::support::{
-    LONG, OPERATIONS, PATH, Servers, beside, children, connect, dropped_at_every_await,
-    nothing_left, server, soon, with_every_fault,
+    LONG, OPERATIONS, PATH, Servers, assert_node_deleted, beside, children, connect,
+    dropped_at_every_await, nothing_left, server, soon, with_every_fault,
 };
 
 fn queue(client: &Client) -> Queue<String> {
@@ -89,16 +87,7 @@ async fn a_consumer_whose_claim_is_gone_cannot_say_that_it_is_done() {
     let fenced = item.transaction().delete(item.item_node(), None);
     operator.delete(item.node(), None).await.unwrap();
     let refused = fenced.commit().await;
-    assert!(
-        matches!(
-            refused,
-            Err(Error::Lost {
-                reason: LostReason::NodeDeleted,
-                ..
-            })
-        ),
-        "{refused:?}"
-    );
+    assert_node_deleted(&refused);
     assert!(item.done().await.is_err());
     assert_eq!(queue(&client).len().await.unwrap(), 1);
 }

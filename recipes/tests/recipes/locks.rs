@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 use crate::relay::{Fault, Relay};
 use crate::support::{
-    LONG, OPERATIONS, Servers, beside, connect, contenders, dropped_at_every_await, lock,
-    nothing_left, server, soon, with_every_fault,
+    LONG, OPERATIONS, Servers, assert_node_deleted, beside, connect, contenders,
+    dropped_at_every_await, lock, nothing_left, server, soon, with_every_fault,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,16 +43,7 @@ async fn an_owner_that_lost_its_lock_does_not_get_it_again_by_itself() {
     operator.delete(guard.node(), None).await.unwrap();
     soon("loss", guard.lost()).await;
     let refused = reentrant.acquire("me").await;
-    assert!(
-        matches!(
-            refused,
-            Err(Error::Lost {
-                reason: LostReason::NodeDeleted,
-                ..
-            })
-        ),
-        "{refused:?}"
-    );
+    assert_node_deleted(&refused);
     drop(guard);
     reentrant
         .acquire("me")

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::relay::Relay;
 use crate::support::{
     LONG, OPERATIONS, PATH, beside, connect, contenders, dropped_at_every_await, nothing_left,
-    server, soon, with_every_fault,
+    on_breaking_connections, server, soon, with_every_fault,
 };
 
 fn lock(client: &Client) -> RwLock {
@@ -197,40 +197,31 @@ async fn no_writer_is_ever_beside_anybody() {
     let server = server().await;
     let inside = Arc::new(AtomicI32::new(0));
     let end = Instant::now() + Duration::from_secs(4);
-    let relays = join_all((0..4).map(|_| Relay::start(server.address()))).await;
-    let tasks: Vec<_> = (0..8)
-        .map(|n| {
-            let (address, inside) = (relays[n % 4].address(), Arc::clone(&inside));
-            beside(async move {
-                let client = connect(&address, LONG).await;
-                let mut entered = [0; 2];
-                while Instant::now() < end {
-                    let write = fastrand::u8(..3) == 0;
-                    let (reading, writing) = match write {
-                        true => (None, Some(lock(&client).write().await.unwrap())),
-                        false => (Some(lock(&client).read().await.unwrap()), None),
-                    };
-                    let weight = if write { WRITING } else { 1 };
-                    let others = inside.fetch_add(weight, Ordering::SeqCst);
-                    assert!(
-                        if write { others == 0 } else { others < WRITING },
-                        "{others}"
-                    );
-                    sleep(Duration::from_millis(fastrand::u64(..5))).await;
-                    inside.fetch_sub(weight, Ordering::SeqCst);
-                    entered[usize::from(write)] += 1;
-                    drop((reading, writing));
-                }
-                entered
-            })
-        })
-        .collect();
-    while Instant::now() < end {
-        sleep(Duration::from_millis(fastrand::u64(50..300))).await;
-        fastrand::choice(&relays).unwrap().interrupt();
-    }
-    for task in tasks {
-        let [read, written] = soon("a task", task).await.unwrap();
+    let all_entered = on_breaking_connections(&server, end, |client| {
+        let inside = Arc::clone(&inside);
+        async move {
+            let mut entered = [0; 2];
+            while Instant::now() < end {
+                let write = fastrand::u8(..3) == 0;
+                let (reading, writing) = match write {
+                    true => (None, Some(lock(&client).write().await.unwrap())),
+                    false => (Some(lock(&client).read().await.unwrap()), None),
+                };
+                let weight = if write { WRITING } else { 1 };
+                let others = inside.fetch_add(weight, Ordering::SeqCst);
+                assert!(
+                    if write { others == 0 } else { others < WRITING },
+                    "{others}"
+                );
+                sleep(Duration::from_millis(fastrand::u64(..5))).await;
+                inside.fetch_sub(weight, Ordering::SeqCst);
+                entered[usize::from(write)] += 1;
+                drop((reading, writing));
+            }
+            entered
+        }
+    });
+    for [read, written] in all_entered.await {
         assert!(read > 0 && written > 0);
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::relay::Relay;
 use crate::support::{
     LONG, OPERATIONS, PATH, Servers, beside, children, connect, dropped_at_every_await,
-    nothing_left, server, soon, with_every_fault,
+    nothing_left, on_breaking_connections, server, soon, with_every_fault,
 };
 
 fn semaphore(client: &Client, permits: usize) -> Semaphore {
@@ -194,40 +194,32 @@ async fn there_are_never_more_inside() {
     let server = server().await;
     let inside = Arc::new(AtomicUsize::new(0));
     let end = Instant::now() + Duration::from_secs(4);
-    let relays = join_all((0..4).map(|_| Relay::start(server.address()))).await;
-    let tasks: Vec<_> = (0..8)
-        .map(|n| {
-            let (address, inside) = (relays[n % 4].address(), Arc::clone(&inside));
-            beside(async move {
-                let client = connect(&address, LONG).await;
-                let mut entered = 0;
-                while Instant::now() < end || entered == 0 {
-                    let number = fastrand::usize(1..=2);
-                    let most = if Instant::now() < end { 300 } else { 3_000 };
-                    let patience = Duration::from_millis(fastrand::u64(1..most));
-                    let semaphore = semaphore(&client, PERMITS);
-                    let taking = tokio::time::timeout(patience, semaphore.acquire_many(number));
-                    let Ok(permits) = taking.await else {
-                        continue;
-                    };
-                    let permits = permits.unwrap();
-                    let others = inside.fetch_add(number, Ordering::SeqCst);
-                    assert!(others + number <= PERMITS, "{others} + {number}");
-                    sleep(Duration::from_millis(fastrand::u64(..5))).await;
-                    inside.fetch_sub(number, Ordering::SeqCst);
-                    entered += 1;
-                    drop(permits);
-                }
-                nothing_left(&client).await;
-                entered
-            })
-        })
-        .collect();
-    while Instant::now() < end {
-        sleep(Duration::from_millis(fastrand::u64(50..300))).await;
-        fastrand::choice(&relays).unwrap().interrupt();
-    }
-    for task in tasks {
-        assert!(soon("a task", task).await.unwrap() > 0);
+    let all_entered = on_breaking_connections(&server, end, |client| {
+        let inside = Arc::clone(&inside);
+        async move {
+            let mut entered = 0;
+            while Instant::now() < end || entered == 0 {
+                let number = fastrand::usize(1..=2);
+                let most = if Instant::now() < end { 300 } else { 3_000 };
+                let patience = Duration::from_millis(fastrand::u64(1..most));
+                let semaphore = semaphore(&client, PERMITS);
+                let taking = tokio::time::timeout(patience, semaphore.acquire_many(number));
+                let Ok(permits) = taking.await else {
+                    continue;
+                };
+                let permits = permits.unwrap();
+                let others = inside.fetch_add(number, Ordering::SeqCst);
+                assert!(others + number <= PERMITS, "{others} + {number}");
+                sleep(Duration::from_millis(fastrand::u64(..5))).await;
+                inside.fetch_sub(number, Ordering::SeqCst);
+                entered += 1;
+                drop(permits);
+            }
+            nothing_left(&client).await;
+            entered
+        }
+    });
+    for entered in all_entered.await {
+        assert!(entered > 0);
     }
 }

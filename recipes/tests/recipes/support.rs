@@ -1,15 +1,17 @@
 //! What the tests share: servers, clients, and waiting for a state.
 
+use std::fmt::Debug;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
 use quorate_proto::OpCode;
-use quorate_recipes::{Client, Lock, client};
+use quorate_recipes::{Client, Error, Lock, LostReason, client};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::relay::{Fault, Relay};
 pub(crate) use crate::servers::{Servers, server};
@@ -150,6 +152,40 @@ pub(crate) const OPERATIONS: [OpCode; 8] = [
     OpCode::GetChildren,
     OpCode::GetChildren2,
 ];
+
+/// Lets eight work until `end` on four connections that break again and again, and answers what they
+/// answer.
+pub(crate) async fn on_breaking_connections<T: Send + 'static, F>(
+    server: &Servers,
+    end: Instant,
+    work: impl Fn(Client) -> F,
+) -> Vec<T>
+where
+    F: Future<Output = T> + Send + 'static,
+{
+    let relays = join_all((0..4).map(|_| Relay::start(server.address()))).await;
+    let mut tasks = Vec::new();
+    for relay in relays.iter().cycle().take(8) {
+        let client = connect(&relay.address(), LONG).await;
+        tasks.push(beside(work(client)));
+    }
+    while Instant::now() < end {
+        sleep(Duration::from_millis(fastrand::u64(50..300))).await;
+        fastrand::choice(&relays).unwrap().interrupt();
+    }
+    let ended = soon("the end", join_all(tasks)).await;
+    ended.into_iter().map(Result::unwrap).collect()
+}
+
+/// What was held is lost because its znode was deleted, and whoever goes on is told so.
+#[track_caller]
+pub(crate) fn assert_node_deleted<T: Debug>(outcome: &Result<T, Error>) {
+    let deleted = LostReason::NodeDeleted;
+    assert!(
+        matches!(outcome, Err(Error::Lost { reason, .. }) if *reason == deleted),
+        "{outcome:?}"
+    );
+}
 
 /// Runs a future beside the test.
 pub(crate) fn beside<T: Send + 'static>(

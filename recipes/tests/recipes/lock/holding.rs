@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use crate::relay::{Fault, Relay, Traffic};
 use crate::support::{
-    LONG, PATH, Servers, children, connect, contenders, lock, no_orphans, server, soon,
+    LONG, PATH, Servers, assert_node_deleted, children, connect, contenders, lock, no_orphans,
+    server, soon,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,13 +79,7 @@ async fn a_deleted_node_loses_the_lock() {
     operator.delete(guard.node(), None).await.unwrap();
     assert_eq!(soon("loss", guard.lost()).await, LostReason::NodeDeleted);
     assert_eq!(guard.state(), HoldState::Lost(LostReason::NodeDeleted));
-    assert!(matches!(
-        guard.release().await,
-        Err(Error::Lost {
-            reason: LostReason::NodeDeleted,
-            ..
-        })
-    ));
+    assert_node_deleted(&guard.release().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,16 +266,7 @@ async fn transactions_write_while_the_lock_is_held_and_not_after() {
     let prepared = guard.transaction().set_data("/value", "2", None);
     operator.delete(guard.node(), None).await.unwrap();
     let refused = prepared.commit().await;
-    assert!(
-        matches!(
-            refused,
-            Err(Error::Lost {
-                reason: LostReason::NodeDeleted,
-                ..
-            })
-        ),
-        "{refused:?}"
-    );
+    assert_node_deleted(&refused);
     assert_eq!(guard.state(), HoldState::Lost(LostReason::NodeDeleted));
     assert_eq!(&client.get_data("/value").await.unwrap().0[..], b"1");
 }

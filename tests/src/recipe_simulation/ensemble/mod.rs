@@ -102,9 +102,8 @@ pub enum Tell {
 pub struct Conn {
     process: ProcessId,
     server: usize,
-    /// Nothing arrives earlier than what was sent before.
-    up: Millis,
-    down: Millis,
+    /// When the last thing arrives that was sent, to the server and back: nothing overtakes it.
+    delivered: [Millis; 2],
     /// The client's end.
     pub inbox: VecDeque<u8>,
     /// Nothing more comes.
@@ -205,7 +204,7 @@ pub struct Ensemble {
     /// Processes that have come to their end.
     pub through: BTreeSet<ProcessId>,
     /// Until when nothing gets from a process to a server, and back.
-    blocked: BTreeMap<(ProcessId, usize), (Millis, Millis)>,
+    blocked: BTreeMap<(ProcessId, usize), [Millis; 2]>,
 }
 
 fn rules() -> Rules {

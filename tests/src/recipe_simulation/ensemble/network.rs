@@ -8,6 +8,10 @@ use super::{Conn, Ensemble, Event, Millis};
 use crate::recipe_simulation::executor::ProcessId;
 use crate::recipe_simulation::reads::ConnId;
 
+/// From a client to a server, and back.
+const UP: usize = 0;
+const DOWN: usize = 1;
+
 impl Ensemble {
     /// How long a process takes to reach a server, or is kept from it.
     pub fn way(&mut self, process: ProcessId, server: usize) -> Millis {
@@ -21,7 +25,7 @@ impl Ensemble {
 
     fn blocked_until(&self, process: ProcessId, server: usize) -> Millis {
         let blocked = self.blocked.get(&(process, server));
-        blocked.map_or(0, |(up, down)| *up.max(down))
+        blocked.map_or(0, |[up, down]| *up.max(down))
     }
 
     /// Connects, unless the server does not want to, or cannot be reached.
@@ -35,8 +39,7 @@ impl Ensemble {
         let conn = Conn {
             process,
             server,
-            up: self.now,
-            down: self.now,
+            delivered: [self.now; 2],
             inbox: VecDeque::new(),
             ended: false,
             reader: None,
@@ -56,39 +59,35 @@ impl Ensemble {
     /// Sends bytes from the client's end.
     pub fn send(&mut self, id: ConnId, bytes: &[u8]) {
         self.note(|| format!("c{id} sends {}", Hex(bytes)));
-        self.send_up(id, Event::Up(id, Bytes::copy_from_slice(bytes)));
+        let event = Event::Up(id, Bytes::copy_from_slice(bytes));
+        self.deliver(id, UP, event);
     }
 
     /// The client's end is gone.
     pub fn hang_up(&mut self, id: ConnId) {
-        self.send_up(id, Event::UpEnds(id));
-    }
-
-    fn send_up(&mut self, id: ConnId, event: Event) {
-        let delay = self.delay();
-        if let Some(conn) = self.conns.get_mut(&id) {
-            let blocked = self.blocked.get(&(conn.process, conn.server));
-            let open = blocked.map_or(0, |(up, _)| *up);
-            conn.up = conn.up.max(self.now.max(open) + delay);
-            let when = conn.up;
-            self.at(when, event);
-        }
+        self.deliver(id, UP, Event::UpEnds(id));
     }
 
     pub(super) fn send_down(&mut self, id: ConnId, event: Event) {
+        self.deliver(id, DOWN, event);
+    }
+
+    /// Lets something arrive, behind whatever was sent before it in the same direction.
+    fn deliver(&mut self, id: ConnId, direction: usize, event: Event) {
         let delay = self.delay();
         if let Some(conn) = self.conns.get_mut(&id) {
             let blocked = self.blocked.get(&(conn.process, conn.server));
-            let open = blocked.map_or(0, |(_, down)| *down);
-            conn.down = conn.down.max(self.now.max(open) + delay);
-            let when = conn.down;
+            let open = blocked.map_or(0, |until| until[direction]);
+            let delivered = &mut conn.delivered[direction];
+            *delivered = (*delivered).max(self.now.max(open) + delay);
+            let when = *delivered;
             self.at(when, event);
         }
     }
 
     /// Lets nothing pass between a process and a server for a while, in one direction or both.
     pub fn block(&mut self, process: ProcessId, server: usize, up: Millis, down: Millis) {
-        let until = (self.now + up, self.now + down);
+        let until = [self.now + up, self.now + down];
         self.blocked.insert((process, server), until);
         self.note(|| format!("process {process} and server {server}: cut for {up} and {down} ms"));
     }
