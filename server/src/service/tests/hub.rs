@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use quorate_proto::jute::Decode;
 use quorate_proto::{Txn, TxnEntry};
 use tokio::sync::oneshot;
+use tokio::task::block_in_place;
 
 use super::until;
 use crate::config::{self, Config, FourLetterWords, Members};
@@ -18,13 +20,8 @@ use crate::tree::Tree;
 use crate::zab::{Entry, Input, Link, Membership, Packet};
 
 enum Event {
-    /// A packet for the member `to`, sent in a term.
-    Packet {
-        term: usize,
-        to: usize,
-        link: Link,
-        packet: Packet,
-    },
+    /// A packet, as who gets it calls the link.
+    Packet(Link, Packet),
     /// A member has proposals.
     Proposals(usize),
     /// Commit nothing more, or what was held back and everything from now on.
@@ -45,25 +42,53 @@ enum Event {
 #[derive(Debug)]
 struct Wire {
     me: usize,
-    term: Arc<AtomicUsize>,
     events: Sender<Event>,
+    stall: Arc<Stall>,
 }
 
-/// The link of member `at` to the member `to`.
-fn link(at: usize, to: usize) -> Link {
-    Link((at * 100 + to) as u64)
+/// Holds up whoever is about to send.
+#[derive(Debug, Default)]
+struct Stall {
+    shut: Mutex<bool>,
+    opened: Condvar,
+    /// Somebody is held up.
+    holds: AtomicBool,
+}
+
+impl Stall {
+    fn set(&self, shut: bool) {
+        *self.shut.lock() = shut;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut shut = self.shut.lock();
+        if *shut {
+            self.holds.store(true, SeqCst);
+            block_in_place(|| self.opened.wait_while(&mut shut, |shut| *shut));
+            self.holds.store(false, SeqCst);
+        }
+    }
+}
+
+/// The link of member `at` to the member `to` in a term.
+fn link(term: usize, at: usize, to: usize) -> Link {
+    Link((term * 10_000 + at * 100 + to) as u64)
+}
+
+/// The term, and both members.
+fn ends(link: Link) -> (usize, usize, usize) {
+    let link = link.0 as usize;
+    (link / 10_000, link / 100 % 100, link % 100)
 }
 
 impl Outlet for Wire {
     fn send(&self, over: Link, packets: &[Packet]) {
-        let to = over.0 as usize % 100;
+        self.stall.pass();
+        let (term, _, to) = ends(over);
         for packet in packets {
-            let _ = self.events.send(Event::Packet {
-                term: self.term.load(SeqCst),
-                to,
-                link: link(to, self.me),
-                packet: packet.clone(),
-            });
+            let link = link(term, to, self.me);
+            let _ = self.events.send(Event::Packet(link, packet.clone()));
         }
     }
 
@@ -87,15 +112,11 @@ impl Driver {
     fn run(mut self, events: &Receiver<Event>) {
         for event in events {
             match event {
-                Event::Packet {
-                    term,
-                    to,
-                    link,
-                    packet,
-                } => {
+                Event::Packet(link, packet) => {
+                    let (term, at, _) = ends(link);
                     // The links of a term end with it.
                     if term == self.term.load(SeqCst)
-                        && let Some(service) = self.services.get(to)
+                        && let Some(service) = self.services.get(at)
                     {
                         service.deliver(vec![(link, packet)]);
                     }
@@ -164,8 +185,8 @@ impl Driver {
                 leader.call_applier();
                 continue;
             };
-            let (leader, learner) = (sync.0 as usize / 100, sync.0 as usize % 100);
-            self.services[learner].deliver(vec![(link(learner, leader), Packet::Sync)]);
+            let (term, leader, learner) = ends(sync);
+            self.services[learner].deliver(vec![(link(term, learner, leader), Packet::Sync)]);
         }
         self.held_count.store(0, SeqCst);
     }
@@ -197,9 +218,11 @@ impl Driver {
         self.holding = false;
         self.commit();
         self.services[leader].lead(self.epoch);
+        let term = self.term.load(SeqCst);
         for learner in (0..self.services.len()).filter(|learner| *learner != leader) {
-            self.services[leader].learner_joined(link(leader, learner), learner as i64 + 1, false);
-            self.services[learner].follow(self.epoch, link(learner, leader), false);
+            let (down, up) = (link(term, leader, learner), link(term, learner, leader));
+            self.services[leader].learner_joined(down, learner as i64 + 1, false);
+            self.services[learner].follow(self.epoch, up, false);
         }
     }
 }
@@ -209,7 +232,9 @@ pub(super) struct Ensemble {
     pub(super) services: Vec<Arc<Service>>,
     addresses: Vec<SocketAddr>,
     events: Sender<Event>,
+    term: Arc<AtomicUsize>,
     held: Arc<AtomicUsize>,
+    stalls: Vec<Arc<Stall>>,
 }
 
 impl Ensemble {
@@ -221,7 +246,7 @@ impl Ensemble {
     pub(super) async fn with(servers: usize, change: impl Fn(&mut Config)) -> Self {
         let (events, todo) = mpsc::channel();
         let term = Arc::new(AtomicUsize::new(0));
-        let (mut services, mut addresses) = (Vec::new(), Vec::new());
+        let (mut services, mut addresses, mut stalls) = (Vec::new(), Vec::new(), Vec::new());
         for me in 0..servers {
             let mut config = Config::temporary().unwrap();
             config.tick_time = Duration::from_millis(500);
@@ -233,8 +258,10 @@ impl Ensemble {
             });
             change(&mut config);
             let service = Arc::new(Service::new(config, Tree::new()));
-            let (term, events) = (Arc::clone(&term), events.clone());
-            service.join(Arc::new(Wire { me, term, events })).unwrap();
+            let stall = Arc::<Stall>::default();
+            stalls.push(Arc::clone(&stall));
+            let events = events.clone();
+            service.join(Arc::new(Wire { me, events, stall })).unwrap();
             let local = "127.0.0.1:0".parse().unwrap();
             let listener = net::listen(local, None).unwrap();
             let address = listener.local_addr().unwrap();
@@ -245,7 +272,7 @@ impl Ensemble {
         let held = Arc::new(AtomicUsize::new(0));
         let driver = Driver {
             services: services.clone(),
-            term,
+            term: Arc::clone(&term),
             leader: None,
             epoch: 0,
             holding: false,
@@ -258,7 +285,9 @@ impl Ensemble {
             services,
             addresses,
             events,
+            term,
             held,
+            stalls,
         }
     }
 
@@ -326,9 +355,26 @@ impl Ensemble {
         self.held.load(SeqCst)
     }
 
+    /// Holds up whoever sends something for a member, from the next one on. Only on a runtime with
+    /// threads to spare.
+    pub(super) fn stall(&self, member: usize) {
+        self.stalls[member].set(true);
+    }
+
+    /// Is somebody about to send something for a member, and held up?
+    pub(super) fn is_stalled(&self, member: usize) -> bool {
+        self.stalls[member].holds.load(SeqCst)
+    }
+
+    /// Holds up nobody any more.
+    pub(super) fn go_on(&self, member: usize) {
+        self.stalls[member].set(false);
+    }
+
     /// Sends a packet as if a member had.
     pub(super) fn deliver(&self, from: usize, to: usize, packet: Packet) {
-        self.services[to].deliver(vec![(link(to, from), packet)]);
+        let link = link(self.term.load(SeqCst), to, from);
+        self.services[to].deliver(vec![(link, packet)]);
     }
 
     pub(super) fn last_zxid(&self, server: usize) -> i64 {
@@ -343,6 +389,7 @@ impl Ensemble {
 
 impl Drop for Ensemble {
     fn drop(&mut self) {
+        self.stalls.iter().for_each(|stall| stall.set(false));
         let _ = self.events.send(Event::Stop);
     }
 }

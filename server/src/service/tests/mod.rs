@@ -2,6 +2,7 @@
 //! proposes is committed at once, or when the test says so.
 
 mod ending;
+mod forwarding;
 mod hub;
 mod reconfig;
 mod roles;
