@@ -24,6 +24,7 @@ use quorate_proto::{
 use quorate_tests::ours::Quorate;
 use quorate_tests::process::{ServerProcess, Settings, eventually};
 use quorate_tests::raw::{Message, RawClient, Session};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 /// Frames that the flood sends in all.
 const FRAMES: usize = 100_000;
@@ -764,6 +765,30 @@ fn connections_opened_and_dropped() {
             (header.err == ErrorCode::NO_NODE && connections.count() <= 2).then_some(())
         },
     );
+}
+
+#[test]
+fn more_connections_than_files() {
+    const WRITES: i32 = 500;
+    let settings = Settings::default().with("snapCount", 100);
+    let server = ServerProcess::start(Quorate::from_env(), settings);
+    let limit = Rlimit {
+        current: Some(64),
+        maximum: Some(64),
+    };
+    let pid = Pid::from_raw(server.pid().unwrap().cast_signed()).unwrap();
+    prlimit(Some(pid), Resource::Nofile, limit).unwrap();
+    let mut client = RawClient::connect(server.address(), 10_000);
+    // Whether there is room for them is the server's to say.
+    let crowd: Vec<_> = (0..100)
+        .map(|_| RawClient::open(server.address()))
+        .collect();
+    // The server goes on to snapshots and other logs.
+    for n in 0..WRITES {
+        assert_eq!(client.create(&format!("/n{n}"), b"", 0), ErrorCode::OK);
+    }
+    drop(crowd);
+    eventually("room for a client", CLOSING, || session(server.address()));
 }
 
 /// Opens a connection, gets some way with it, and drops it, orderly or with a reset.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -58,6 +59,17 @@ const NO_IPV6: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
 /// How long to wait after the system had no room for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Open files that a server keeps for its data, its ports and the other members: it cannot go on
+/// when it lacks one for its log.
+const OWN_FILES: u64 = 64;
+
+/// How many connections of clients the limit of open files leaves room for.
+fn room_for_clients() -> Option<u32> {
+    let limit = getrlimit(Resource::Nofile).current?;
+    let room = limit - OWN_FILES.min(limit / 2);
+    Some(u32::try_from(room).unwrap_or(u32::MAX))
+}
+
 /// The port for clients, while one is open, and the task that takes their connections there.
 #[derive(Debug, Default)]
 pub(crate) struct Reception(Mutex<Option<(SocketAddr, JoinHandle<()>)>>);
@@ -100,15 +112,21 @@ impl Reception {
 /// Takes connections until the service stops.
 async fn accept(service: Arc<Service>, listener: TcpListener) {
     let mut phase = service.phase();
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = phase.wait_for(|phase| !matches!(phase, Phase::Serving)) => return,
         };
         match accepted {
-            Ok((stream, address)) => welcome(&service, stream, address),
+            Ok((stream, address)) => {
+                failing = false;
+                welcome(&service, stream, address);
+            }
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "connections cannot be accepted");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -119,7 +137,7 @@ fn welcome(service: &Arc<Service>, stream: TcpStream, address: SocketAddr) {
     // IPv4 clients of a socket for both families are known by their IPv4 address.
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     let Some(connection) = service.connections.add(service, address) else {
-        tracing::warn!(%address, "connection refused: too many (maxClientCnxns, maxCnxns)");
+        tracing::warn!(%address, "connection refused: too many (maxClientCnxns, maxCnxns, open files)");
         return;
     };
     if !service.is_running() {
@@ -162,7 +180,10 @@ impl Connections {
         let total = u32::try_from(open.by_id.len()).unwrap_or(u32::MAX);
         let of_client = open.by_address.get(&address.ip()).map_or(0, |count| *count);
         let is_full = |most: Option<u32>, count| most.is_some_and(|most| most > 0 && count >= most);
-        if is_full(config.max_client_cnxns, of_client) || is_full(config.max_cnxns, total) {
+        if is_full(config.max_client_cnxns, of_client)
+            || is_full(config.max_cnxns, total)
+            || is_full(room_for_clients(), total)
+        {
             return None;
         }
         *open.by_address.entry(address.ip()).or_default() += 1;
