@@ -303,7 +303,7 @@ impl Election {
 
     /// The configuration of another server, if it is newer than the committed one and counts.
     fn newer_config(&self, from: Sid, text: &Bytes) -> Option<Membership> {
-        let known = text.is_empty() || [&self.text, &self.proposed_text].contains(&text);
+        let known = text.is_empty() || *text == self.text;
         if self.search.is_none() || !self.adopts_configs || known {
             return None;
         }
@@ -334,8 +334,9 @@ impl Election {
         let Some(search) = &mut self.search else {
             return;
         };
-        let known = search.heard.as_ref().map(|heard| heard.version);
-        if known < Some(newer.version) {
+        let version = |known: &Option<Membership>| known.as_ref().map(|known| known.version);
+        let is_own = version(&self.proposed) == Some(newer.version);
+        if !is_own && version(&search.heard) < Some(newer.version) {
             search.heard = Some(newer.clone());
             out.push(Output::Heard { config: newer });
         }
