@@ -337,6 +337,15 @@ fn an_ensemble_of_three_is_started_restarted_and_stopped_with_its_leader_last() 
         .ends_with(0)
         .has("Mode: leader");
 
+    for id in 1..=3 {
+        let log = fs::read_to_string(site.path(&format!("zk/server-{id}/data/quorate-server.log")));
+        let told = match id.to_string() == leader {
+            true => "this server leads".to_owned(),
+            false => format!("this server has a leader leader={leader}"),
+        };
+        assert!(log.unwrap().contains(&told), "server {id}: {told}");
+    }
+
     let said = site.cluster("restart", &[]);
     said.ends_with(0);
     let restarted = ids_of(&said, "restarted");

@@ -426,19 +426,29 @@ impl Quorum {
                 tracing::info!(reason, "handing over");
                 self.hand_over(None);
             }
-            Output::Lead { epoch } => self.service.lead(epoch),
+            Output::Lead { epoch } => {
+                tracing::info!(epoch, "this server leads");
+                self.service.lead(epoch);
+            }
             Output::Follow {
                 epoch,
+                leader,
                 link,
                 observer,
                 ..
-            } => self.service.follow(epoch, link, observer),
+            } => {
+                tracing::info!(leader, epoch, observer, "this server has a leader");
+                self.service.follow(epoch, link, observer);
+            }
             Output::LearnerJoined {
                 link,
                 sid,
                 observer,
                 ..
-            } => self.service.learner_joined(link, sid, observer),
+            } => {
+                tracing::info!(server = sid, observer, "a server is in step");
+                self.service.learner_joined(link, sid, observer);
+            }
             Output::LearnerLeft { link } => self.service.learner_left(link),
             Output::Deliver { link, packet } => aftermath.deliver.push((link, packet)),
             Output::Propound { config } => {
