@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use quorate_client::{Client, CreateMode, CreateOptions, Error as ClientError, path};
+use quorate_client::{Client, CreateMode, Error as ClientError};
 use tracing::instrument;
 
 use crate::error::Error;
 use crate::guard::Guard;
-use crate::protect::{create_parents, delete_once, patient};
+use crate::protect::{delete_once, patient};
 use crate::queue::{deleted, within};
+use crate::receipt::Receipts;
 use crate::settings::{Settings, setters};
 use crate::simple_lock::SimpleLock;
 
@@ -33,6 +34,7 @@ use crate::simple_lock::SimpleLock;
 #[must_use = "a barrier does nothing by itself"]
 pub struct Barrier {
     settings: Settings,
+    receipts: Receipts,
 }
 
 impl Barrier {
@@ -40,15 +42,14 @@ impl Barrier {
     pub fn new(client: &Client, path: impl Into<String>) -> Self {
         Barrier {
             settings: Settings::new(client, path),
+            receipts: Receipts::new(client),
         }
     }
 
     setters!(data, acl);
 
-    /// Closes the barrier for good, until it is opened. Does nothing if it is closed.
-    ///
-    /// If the reply is lost, it is asked for again: who opens the barrier at that very moment may
-    /// find it closed afterwards.
+    /// Closes the barrier for good, until it is opened. Does nothing if it is closed. A barrier that
+    /// somebody opens again meanwhile is left open, also if a reply is lost.
     ///
     /// # Errors
     ///
@@ -57,23 +58,14 @@ impl Barrier {
     /// Dropping the future gives up the wait only.
     pub async fn close(&self) -> Result<(), Error> {
         let Settings {
-            client,
-            path,
-            data,
-            acl,
-            ..
+            path, data, acl, ..
         } = &self.settings;
-        let options = CreateOptions::new(CreateMode::Persistent).acl(acl);
-        loop {
-            let create = || client.create(path, data, options);
-            match patient().run_idempotent(create).await {
-                Ok(_) | Err(ClientError::NodeExists { .. }) => return Ok(()),
-                Err(error @ ClientError::NoNode { .. }) => match path::parent(path) {
-                    Some(parent) if parent != "/" => create_parents(client, parent, acl).await?,
-                    _ => return Err(error.into()),
-                },
-                Err(error) => return Err(error.into()),
-            }
+        let create = self
+            .receipts
+            .create(path, data, CreateMode::Persistent, acl);
+        match create.await {
+            Ok(()) | Err(ClientError::NodeExists { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 

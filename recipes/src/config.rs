@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use async_stream::stream;
 use futures::{Stream, StreamExt};
-use quorate_client::{Client, CreateMode, CreateOptions, Error as ClientError, Transaction, path};
+use quorate_client::{Client, CreateMode, Error as ClientError, Transaction};
 use tokio::time::sleep;
 
 use crate::cache::{Cache, CacheEvent};
 use crate::changes::{Found, look_synced, of_node};
 use crate::error::Error;
 use crate::payload::{Payload, decode, encode};
-use crate::protect::{create_parents, delete_once};
+use crate::protect::{delete_once, expect_writes};
 use crate::receipt::Receipts;
 use crate::settings::{Settings, setters};
 
@@ -113,18 +113,9 @@ impl<T: Payload> Config<T> {
     ///
     /// Dropping the future gives up the wait only.
     pub async fn set(&self, value: &T) -> Result<(), Error> {
-        let Settings { path, acl, .. } = &self.settings;
-        let data = encode(path, value)?;
-        let options = CreateOptions::new(CreateMode::Persistent).acl(acl);
-        let there = |transaction: Transaction| transaction.set_data(path, &data, None);
-        let absent = |transaction: Transaction| transaction.create(path, &data, options);
+        let data = encode(self.path(), value)?;
         // Others may delete and create it in between.
-        while !self.write(there).await? {
-            self.create_parents().await?;
-            if self.write(absent).await? {
-                break;
-            }
-        }
+        while !self.overwrite(None, &data).await? && !self.create(&data).await? {}
         Ok(())
     }
 
@@ -152,9 +143,11 @@ impl<T: Payload> Config<T> {
         &self,
         mut change: impl FnMut(Option<T>) -> Result<Option<T>, Error>,
     ) -> Result<Option<T>, Error> {
+        let client = &self.settings.client;
+        expect_writes(client, self.path())?;
         let mut pause = FIRST_PAUSE;
         loop {
-            let found = look_synced(&self.settings.client, self.path()).await?;
+            let found = look_synced(client, self.path()).await?;
             let version = found.as_ref().map(|(_, stat)| stat.version);
             let value = self.read(found)?.map(|versioned| versioned.value);
             let Some(changed) = change(value)? else {
@@ -184,7 +177,9 @@ impl<T: Payload> Config<T> {
     ///
     /// Dropping the future gives up the wait only.
     pub async fn exchange(&self, read: &Versioned<T>, value: &T) -> Result<bool, Error> {
-        let found = look_synced(&self.settings.client, self.path()).await?;
+        let client = &self.settings.client;
+        expect_writes(client, self.path())?;
+        let found = look_synced(client, self.path()).await?;
         if found.is_none_or(|(_, stat)| stat.mzxid != read.zxid) {
             return Ok(false);
         }
@@ -207,29 +202,33 @@ impl<T: Payload> Config<T> {
         version: impl Into<Option<i32>>,
         value: &T,
     ) -> Result<bool, Error> {
-        let Settings { path, acl, .. } = &self.settings;
-        let (version, data) = (version.into(), encode(path, value)?);
-        let options = CreateOptions::new(CreateMode::Persistent).acl(acl);
-        if version.is_none() {
-            self.create_parents().await?;
+        let data = encode(self.path(), value)?;
+        match version.into() {
+            Some(version) => self.overwrite(Some(version), &data).await,
+            None => self.create(&data).await,
         }
-        self.write(|transaction| match version {
-            Some(version) => transaction.set_data(path, &data, version),
-            None => transaction.create(path, &data, options),
-        })
-        .await
     }
 
-    /// Writes once, and answers whether what is there allowed it.
-    async fn write(&self, write: impl Fn(Transaction) -> Transaction) -> Result<bool, Error> {
-        match self.receipts.commit(write).await {
+    /// Writes once over what is there, and answers whether it was, in that version if one is given.
+    async fn overwrite(&self, version: Option<i32>, data: &[u8]) -> Result<bool, Error> {
+        let path = self.path();
+        let set = |transaction: Transaction| transaction.set_data(path, data, version);
+        match self.receipts.commit(path, set).await {
             Ok(()) => Ok(true),
-            Err(ClientError::Transaction { source, .. }) => match *source {
-                ClientError::BadVersion { .. }
-                | ClientError::NoNode { .. }
-                | ClientError::NodeExists { .. } => Ok(false),
-                error => Err(error.into()),
-            },
+            Err(ClientError::BadVersion { .. } | ClientError::NoNode { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes once where nothing is, and answers whether nothing was.
+    async fn create(&self, data: &[u8]) -> Result<bool, Error> {
+        let Settings { path, acl, .. } = &self.settings;
+        let create = self
+            .receipts
+            .create(path, data, CreateMode::Persistent, acl);
+        match create.await {
+            Ok(()) => Ok(true),
+            Err(ClientError::NodeExists { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -275,16 +274,6 @@ impl<T: Payload> Config<T> {
             version: stat.version,
             zxid: stat.mzxid,
         }))
-    }
-
-    async fn create_parents(&self) -> Result<(), Error> {
-        let Settings {
-            client, path, acl, ..
-        } = &self.settings;
-        match path::parent(path) {
-            Some(parent) if parent != "/" => Ok(create_parents(client, parent, acl).await?),
-            _ => Ok(()),
-        }
     }
 }
 

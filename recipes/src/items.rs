@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::future::pending;
-use quorate_client::{Client, CreateMode, CreateOptions, Error as ClientError};
+use quorate_client::{Client, CreateMode, Error as ClientError};
 use tokio::time::sleep;
 use tracing::{debug, instrument, warn};
 
@@ -18,7 +18,7 @@ use crate::hold::{Hold, LostReason, confirm};
 use crate::layout::{Layout, Sequence};
 use crate::lock::Lock;
 use crate::payload::{Payload, decode, encode};
-use crate::protect::{create_parents, join, patient};
+use crate::protect::{join, patient};
 use crate::queue::{Contender, read_contenders};
 use crate::receipt::Receipts;
 use crate::settings::{Settings, setters};
@@ -378,30 +378,15 @@ impl<T: Payload> Items<T> {
 
     /// Puts an item where its rank belongs.
     async fn put(&self, rank: i64, payload: &T) -> Result<(), Error> {
-        let entries = self.entries();
-        let path = join(&entries, &self.prefix(rank));
+        let path = join(&self.entries(), &self.prefix(rank));
         let data = encode(&path, payload)?;
         let data = match self.settings.layout {
             Layout::Curator => frame(&data),
             Layout::Kazoo => data,
         };
-        let acl = &self.settings.acl;
-        let options = CreateOptions::new(CreateMode::PersistentSequential).acl(acl);
-        loop {
-            let put = self
-                .receipts
-                .commit(|write| write.create(&path, &data, options));
-            match put.await {
-                Ok(()) => return Ok(()),
-                Err(ClientError::Transaction { source, .. }) => match *source {
-                    ClientError::NoNode { .. } => {
-                        create_parents(&self.settings.client, &entries, acl).await?;
-                    }
-                    error => return Err(error.into()),
-                },
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let mode = CreateMode::PersistentSequential;
+        let put = self.receipts.create(&path, &data, mode, &self.settings.acl);
+        Ok(put.await?)
     }
 
     /// The name, up to the server's number, of an item of this rank.

@@ -61,9 +61,16 @@
 //!
 //! # Nothing twice
 //!
-//! Writes that must not happen twice, such as adding to a [`Counter`], putting into a [`Queue`] or
-//! setting a [`Config`], are sent together with a receipt, a znode of the session below
-//! `/quorate/receipts`. Where the ACL does not allow programs to create that, an operator should.
+//! Writes that must not happen twice, such as adding to a [`Counter`], putting into a [`Queue`],
+//! setting a [`Config`] or closing a [`Barrier`], are sent together with a receipt: a znode of the
+//! session below `/quorate/receipts`, as the client's handle sees that path, so that programs with a
+//! chroot need it there.
+//!
+//! The znode is created when it is missing. Where the ACL of the root does not let programs do that,
+//! an operator should, with permission for them to create and to delete children; without, these
+//! writes fail with [`client::Error::NoAuth`], which names the path. Like whatever holds something,
+//! they fail with [`client::Error::ReadOnly`] while the client is connected to a server that only
+//! reads.
 //!
 //! The whole client is here as [`client`].
 

@@ -206,10 +206,7 @@ impl Protected {
 
     /// From here on there may be a znode to delete.
     fn expect_creation(&mut self) -> Result<(), Error> {
-        if self.client.state() == State::ConnectedReadOnly {
-            let path = self.pattern();
-            return Err(Error::ReadOnly { path });
-        }
+        expect_writes(&self.client, &self.pattern())?;
         self.existence = Existence::Maybe;
         Ok(())
     }
@@ -482,6 +479,14 @@ async fn create_container(client: &Client, path: &str, acl: &[Acl<'_>]) -> Resul
             ..
         }) => create(CreateMode::Persistent).await,
         outcome => outcome,
+    }
+}
+
+/// Fails while the server that answers only reads: nothing is begun that waits for another one.
+pub(crate) fn expect_writes(client: &Client, path: &str) -> Result<(), Error> {
+    match client.state() {
+        State::ConnectedReadOnly => Err(Error::ReadOnly { path: path.into() }),
+        _ => Ok(()),
     }
 }
 

@@ -8,10 +8,13 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quorate_client::{Client, Error as ClientError, OPEN_ACL, Outcome, Transaction};
+use quorate_client::{
+    Acl, Client, CreateMode, CreateOptions, Error as ClientError, OPEN_ACL, Outcome, Transaction,
+    path,
+};
 
 use crate::layout::Layout;
-use crate::protect::{Protected, Site, patient};
+use crate::protect::{Protected, Site, create_parents, expect_writes, patient};
 
 /// Where the receipts of all sessions are.
 const PATH: &str = "/quorate/receipts";
@@ -38,14 +41,39 @@ impl Receipts {
         }
     }
 
-    /// Executes, once, what `write` adds to a transaction. Errors count its operations from 0; if
-    /// their outcome is unknown, so is that of the transaction.
+    /// Creates a znode, once, and its parents as containers where they are missing.
+    ///
+    /// Dropping the future gives up the wait only.
+    pub(crate) async fn create(
+        &self,
+        path: &str,
+        data: &[u8],
+        mode: CreateMode,
+        acl: &[Acl<'_>],
+    ) -> Result<(), ClientError> {
+        let options = CreateOptions::new(mode).acl(acl);
+        let create = |transaction: Transaction| transaction.create(path, data, options);
+        loop {
+            match (self.commit(path, create).await, path::parent(path)) {
+                (Err(ClientError::NoNode { .. }), Some(parent)) if parent != "/" => {
+                    create_parents(&self.client, parent, acl).await?;
+                }
+                (outcome, _) => return outcome,
+            }
+        }
+    }
+
+    /// Executes, once, what `write` adds to a transaction, all for the sake of `path`. If the outcome
+    /// of an error is unknown, so is that of the transaction. A server that only reads is an error at
+    /// once, as it is for whoever wants to hold something.
     ///
     /// Dropping the future gives up the wait only.
     pub(crate) async fn commit(
         &self,
+        path: &str,
         write: impl Fn(Transaction) -> Transaction,
     ) -> Result<(), ClientError> {
+        expect_writes(&self.client, path)?;
         loop {
             let mut receipt = self.take().await?;
             let transaction = write(self.client.transaction().set_data(
@@ -80,10 +108,9 @@ impl Receipts {
                         (source, None) => Err(source),
                     }
                 }
-                (Err(ClientError::Transaction { index, source }), _) => {
+                (Err(ClientError::Transaction { source, .. }), _) => {
                     self.idle.lock().push(receipt);
-                    let index = index - 1;
-                    Err(ClientError::Transaction { index, source })
+                    Err(*source)
                 }
                 (Err(_), Some(unknown)) => Err(unknown),
                 (Err(error), None) => Err(error),

@@ -15,6 +15,7 @@ use quorate_recipes::{
     Layout, Lease, Lock, MultiLock, NameService, Partitioner, Perms, PersistentNode, PriorityQueue,
     Queue, ReentrantLock, RwLock, Semaphore, SharedValue, SimpleLock,
 };
+use quorate_server::Ensemble;
 use tokio::time::timeout;
 
 use crate::support::{LONG, nothing_left, server};
@@ -237,6 +238,102 @@ async fn what_is_not_permitted_is_an_error_that_names_it() {
     let both = (&client, &other);
     refused(&writers(), both, ("/closed/y", "/closed/y"), not_permitted).await;
     refused(&readers(), both, ("/closed/x", "/closed/x"), not_permitted).await;
+}
+
+/// Whatever is sent together with a receipt.
+fn once() -> Vec<Attempt> {
+    attempts! {
+        "Barrier::close": |c, p| Barrier::new(c, p).close();
+        "Config::set": |c, p| async { Config::new(c, p).set(&String::new()).await };
+        "Config::update": |c, p| async { Config::new(c, p).update(|_| Some(String::new())).await };
+        "Config::compare_and_set": |c, p| async { Config::new(c, p).compare_and_set(None, &String::new()).await };
+        "Counter::add": |c, p| Counter::new(c, p).add(1);
+        "Queue::put": |c, p| async { Queue::new(c, p).put(&String::new()).await };
+    }
+    .into()
+}
+
+/// The znodes that some writes need beside their own are not always there for everybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_that_cannot_be_created_are_an_error_that_names_them() {
+    let server = server().await;
+    let (client, other) = (server.client(LONG).await, server.client(LONG).await);
+    other.add_auth("digest", "other:secret").await.unwrap();
+    let theirs = [Acl::new(Perms::ALL, "auth", "")];
+    let (open, closed) = (
+        CreateOptions::new(CreateMode::Persistent),
+        CreateOptions::new(CreateMode::Persistent).acl(&theirs),
+    );
+    for (path, options) in [
+        ("/x", open),
+        ("/app", open),
+        ("/app/x", open),
+        ("/app/quorate", open),
+        ("/app/quorate/receipts", closed),
+        ("/mortal", open),
+        ("/mortal/x", open),
+        ("/mortal/quorate", open),
+        (
+            "/mortal/quorate/receipts",
+            CreateOptions::new(CreateMode::Ephemeral),
+        ),
+        ("/shut", open),
+        ("/shut/x", open),
+    ] {
+        other.create(path, "", options).await.unwrap();
+    }
+    let [all] = theirs.clone();
+    let others_read = [all, Acl::new(Perms::READ, "world", "anyone")];
+    other.set_acl("/shut", &others_read, None).await.unwrap();
+    // Each handle has its own.
+    for (chroot, named) in [
+        ("/app", "\"/quorate/receipts/"),
+        ("/shut", "\"/quorate\""),
+        ("/mortal", "\"/quorate/receipts/"),
+    ] {
+        let inner = client.with_chroot(chroot).unwrap();
+        refused(&once(), (&inner, &other), ("/x/y", named), |error| {
+            matches!(
+                error,
+                Error::Client(
+                    ClientError::NoAuth { .. } | ClientError::NoChildrenForEphemerals { .. }
+                )
+            )
+        })
+        .await;
+    }
+    // An operator has created them, and the root is still closed.
+    for path in ["/shut/quorate", "/shut/quorate/receipts"] {
+        other.create(path, "", open).await.unwrap();
+    }
+    let inner = client.with_chroot("/shut").unwrap();
+    for (number, Attempt { what, run }) in once().into_iter().enumerate() {
+        let written = timeout(PATIENCE, run(inner.clone(), format!("/x/{number}"))).await;
+        assert!(matches!(written, Ok(Ok(()))), "{what}: {written:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_only_reads_is_an_error_that_names_the_path() {
+    let ensemble = Ensemble::builder()
+        .tick_time(Duration::from_millis(300))
+        .configure(|config| config.read_only_mode_enabled = true);
+    let ensemble = ensemble.start().await.unwrap();
+    let leader = ensemble.settled().await.unwrap();
+    let mut ids = ensemble.ids().into_iter();
+    let cut_off = ids.find(|id| *id != leader).unwrap();
+    ensemble.partition(&[&ids.chain([leader]).collect::<Vec<_>>()]);
+    let connecting = Client::builder().read_only(true);
+    let address = ensemble.client_addr(cut_off).unwrap().to_string();
+    let client = connecting.connect(&address).await.unwrap();
+    for Attempt { what, run } in once() {
+        let refused = timeout(PATIENCE, run(client.clone(), "/x/y".to_owned())).await;
+        let refused = refused.expect(what);
+        assert!(
+            matches!(&refused, Err(Error::Client(ClientError::ReadOnly { path })) if path.starts_with("/x/y")),
+            "{what}: {refused:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

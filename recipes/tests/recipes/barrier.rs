@@ -97,6 +97,29 @@ async fn a_barrier_that_is_closed_again_is_not_opened_twice() {
     assert!(closed.is_closed().await.unwrap());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_barrier_that_is_opened_again_is_not_closed_twice() {
+    let server = server().await;
+    let relay = Relay::start(server.address()).await;
+    let (client, operator) = (
+        connect(&relay.address(), LONG).await,
+        server.client(LONG).await,
+    );
+    let opened = Barrier::new(&operator, PATH);
+    Barrier::new(&client, PATH).close().await.unwrap();
+    opened.open().await.unwrap();
+    relay.inject(Fault::LoseReply(OpCode::Multi));
+    let closing = beside(async move { Barrier::new(&client, PATH).close().await });
+    soon("a closed barrier", async {
+        while !opened.is_closed().await.unwrap() {}
+    })
+    .await;
+    opened.open().await.unwrap();
+    soon("its end", closing).await.unwrap().unwrap();
+    assert!(!relay.withdraw_faults());
+    assert!(!opened.is_closed().await.unwrap());
+}
+
 fn double(client: &Client, members: usize) -> DoubleBarrier {
     DoubleBarrier::new(client, PATH, members)
 }
