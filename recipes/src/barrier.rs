@@ -53,7 +53,8 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// What a server refuses; the end of the session.
+    /// What a server refuses, such as [what such writes need](crate#nothing-twice); the end of the
+    /// session.
     ///
     /// Dropping the future gives up the wait only.
     pub async fn close(&self) -> Result<(), Error> {

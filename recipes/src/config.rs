@@ -127,8 +127,9 @@ impl<T: Payload> Config<T> {
     ///
     /// # Errors
     ///
-    /// As for [`get`](Config::get). Only if [`Error::outcome`] says that it is unknown may the
-    /// change have been made nevertheless.
+    /// As for [`get`](Config::get); [`Error::Client`] that names `/quorate/receipts` where
+    /// [what such writes need](crate#nothing-twice) cannot be created. Only if [`Error::outcome`]
+    /// says that it is unknown may the change have been made nevertheless.
     ///
     /// Dropping the future gives up the wait only.
     pub async fn update(
