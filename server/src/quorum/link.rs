@@ -55,10 +55,10 @@ pub(super) struct LinkSocket {
     outbox: Mutex<Outbox>,
     /// Held while a tree that came in is being installed: until then the link has not ended.
     installing: Arc<AsyncMutex<()>>,
-    /// Something waits for the task that sends: the socket was full, the network is not clear, or
-    /// the link is to end.
-    is_blocked: AtomicBool,
-    blocked: Notify,
+    /// Something waits for the task that sends: the socket was full, the network is not clear, the
+    /// link is to end, or whoever had something to send had more urgent things to do.
+    is_left: AtomicBool,
+    left: Notify,
 }
 
 impl LinkSocket {
@@ -76,8 +76,8 @@ impl LinkSocket {
             faults,
             outbox: Mutex::default(),
             installing: Arc::default(),
-            is_blocked: AtomicBool::new(false),
-            blocked: Notify::new(),
+            is_left: AtomicBool::new(false),
+            left: Notify::new(),
         })
     }
 
@@ -137,7 +137,7 @@ impl LinkSocket {
     /// Ends the link once everything is sent.
     pub(super) fn close(&self) {
         self.outbox.lock().closing = true;
-        self.block();
+        self.flush_soon();
     }
 
     /// Ends the link at once.
@@ -158,7 +158,7 @@ impl LinkSocket {
             .get()
             .is_some_and(|peer| !self.faults.is_clear(*peer))
         {
-            self.block();
+            self.flush_soon();
             return Flushed::Quiet;
         }
         self.flush_now()
@@ -183,7 +183,7 @@ impl LinkSocket {
             .is_some_and(|peer| !self.faults.is_clear(*peer))
             || self.send(&mut self.outbox.lock()) != Flushed::Quiet
         {
-            self.block();
+            self.flush_soon();
         }
     }
 
@@ -195,7 +195,7 @@ impl LinkSocket {
             match self.stream.try_write(&outbox.bytes[outbox.sent..]) {
                 Ok(n) => outbox.sent += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.block();
+                    self.flush_soon();
                     break;
                 }
                 // The task that reads tells.
@@ -223,15 +223,16 @@ impl LinkSocket {
         }
     }
 
-    fn block(&self) {
-        self.is_blocked.store(true, Release);
-        self.blocked.notify_one();
+    /// Has the task that sends do so, once it gets its turn.
+    pub(super) fn flush_soon(&self) {
+        self.is_left.store(true, Release);
+        self.left.notify_one();
     }
 
-    /// Waits until there is something that could not be sent at once, and it can.
+    /// Waits until there is something that was not sent at once, and it can be.
     pub(super) async fn unblocked(&self) -> io::Result<()> {
-        while !self.is_blocked.swap(false, Acquire) {
-            self.blocked.notified().await;
+        while !self.is_left.swap(false, Acquire) {
+            self.left.notified().await;
         }
         if let Some(peer) = self.peer.get() {
             self.faults.outbound(*peer).await;

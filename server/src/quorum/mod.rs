@@ -337,12 +337,15 @@ impl Quorum {
     fn conclude(self: &Arc<Self>, mut aftermath: Aftermath, applying: Applying) {
         loop {
             let mut drained = aftermath.flush;
+            if aftermath.apply && applying == Applying::Here {
+                // This thread answers the clients that wait here as soon as it is let go, and each
+                // send would keep it for longer than an answer takes.
+                drained.drain(..).for_each(|link| link.flush_soon());
+                self.service.catch_up();
+            }
             drained.retain(|link| link.flush() == Flushed::Drained);
-            if aftermath.apply {
-                match applying {
-                    Applying::Here => self.service.catch_up(),
-                    Applying::There => self.service.call_applier(),
-                }
+            if aftermath.apply && applying == Applying::There {
+                self.service.call_applier();
             }
             self.service.deliver(aftermath.deliver);
             if drained.is_empty() {

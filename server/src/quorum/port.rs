@@ -128,7 +128,7 @@ impl Quorum {
         }
     }
 
-    /// Sends what the socket had no room for, until the link is to end.
+    /// Sends what is left to it, until the link is to end.
     async fn send_rest(self: &Arc<Self>, link: &LinkSocket) -> Result<(), Fault> {
         loop {
             link.unblocked().await?;
