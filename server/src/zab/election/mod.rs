@@ -336,9 +336,27 @@ impl Election {
         };
         let version = |known: &Option<Membership>| known.as_ref().map(|known| known.version);
         let is_own = version(&self.proposed) == Some(newer.version);
-        if !is_own && version(&search.heard) < Some(newer.version) {
-            search.heard = Some(newer.clone());
-            out.push(Output::Heard { config: newer });
+        if is_own || version(&search.heard) >= Some(newer.version) {
+            return;
+        }
+        search.heard = Some(newer.clone());
+        out.push(Output::Heard { config: newer });
+        self.stand_anew(out);
+    }
+
+    /// The member may have a vote by what it has heard: nobody is to be voted for, not even itself,
+    /// who has less than it has.
+    fn stand_anew(&mut self, out: &mut Vec<Output>) {
+        let Some(search) = &self.search else {
+            return;
+        };
+        let (initial, proposal) = (self.initial_ballot(search.credentials), search.proposal);
+        if let Some(search) = &mut self.search {
+            search.initial = initial;
+        }
+        if initial.beats(&proposal, &self.committed) {
+            self.propose(initial);
+            self.send_proposal(out);
         }
     }
 

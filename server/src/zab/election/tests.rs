@@ -663,6 +663,14 @@ fn who_does_not_know_of_a_change_votes_for_whom_another_needs() {
             assert_eq!(net.heard, [(ignorant, 2)]);
         }
     }
+    // It may be the one that would have a vote, and there may be older votes for it.
+    let mut net = Net::of(&ensemble(2, &[3]), [3]);
+    net.start(3, having(7, 1));
+    let mut carrying = vote(Role::Looking, 3, 5, 1, 0);
+    carrying.proposed = Bytes::from(proposed.to_string());
+    net.give(3, 2, &carrying);
+    let search = net.members[&3].search.as_ref().unwrap();
+    assert_eq!((search.proposal.leader, search.proposal.zxid), (NOBODY, 7));
     // What is said by one that does not vote counts for nothing.
     let mut net = Net::of(&committed, [1]);
     net.start(1, having(0, 0));
