@@ -23,8 +23,8 @@ pub(super) struct Own {
     /// The changes of configuration that were committed in the leader's epoch, and whom each made
     /// the leader.
     pub(super) activated: Vec<(i64, Sid)>,
-    /// The newest epoch that a voter is known to have promised. Whoever leads an older one will
-    /// never have that voter's support.
+    /// The newest epoch that a member is known to have promised, be it that it voted then. Whoever
+    /// leads an older one will never be followed by it.
     pub(super) newest_epoch: u32,
     /// The log could not be cut as a leader asked: only a whole tree helps.
     pub(super) needs_tree: bool,
@@ -337,6 +337,12 @@ impl Own {
     pub(super) fn is_voter(&self, sid: Sid) -> bool {
         let proposed = self.proposed.as_ref();
         self.committed.is_voter(sid) || proposed.is_some_and(|config| config.is_voter(sid))
+    }
+
+    /// Does a server belong to the ensemble, with a vote or without?
+    pub(super) fn knows(&self, sid: Sid) -> bool {
+        let mut configs = [&self.committed].into_iter().chain(&self.proposed);
+        configs.any(|config| config.members.servers.contains_key(&sid))
     }
 
     /// The newest configuration.

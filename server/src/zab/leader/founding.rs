@@ -48,7 +48,7 @@ impl Leader {
             remote.observer = observer;
             remote.stage = Stage::Greeted;
         }
-        if own.is_voter(sid) {
+        if own.knows(sid) {
             own.newest_epoch = own.newest_epoch.max(accepted);
         }
         if self.phase == Phase::Gathering {
@@ -59,7 +59,7 @@ impl Leader {
         self.keep_up(own)
     }
 
-    /// Begins anew if the epoch is older than one that a voter has promised.
+    /// Begins anew if the epoch is older than one that a member has promised.
     fn keep_up(&mut self, own: &mut Own) -> Turn {
         if self.phase == Phase::Gathering || own.newest_epoch <= self.epoch {
             return Ok(());
