@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use quorate_client::{Client, CreateMode, Error, Membership};
 use quorate_server::Ensemble;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// What takes longer has failed.
@@ -348,24 +349,27 @@ async fn a_rolling_restart_costs_no_client_an_error() {
         .await
         .unwrap();
     let leader = ensemble.settled().await.unwrap();
-    let other = ensemble.ids().into_iter().find(|id| *id != leader).unwrap();
-    let client = client_of(&ensemble, other).await;
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let writer = tokio::spawn(async move {
-        let mut written = 0;
-        while !*stopped.borrow() {
-            client.set_data("/register", &b"x"[..], None).await.unwrap();
-            written += 1;
-        }
-        written
-    });
+    let mut writers = JoinSet::new();
+    for id in ensemble.ids().repeat(2) {
+        let (client, stopped) = (client_of(&ensemble, id).await, stopped.clone());
+        writers.spawn(async move {
+            let mut written = 0;
+            while !*stopped.borrow() {
+                client.set_data("/register", &b"x"[..], None).await.unwrap();
+                written += 1;
+            }
+            written
+        });
+    }
     let next = ensemble.hand_over(None).await.unwrap();
     assert_ne!(next, leader);
     let next = ensemble.hand_over(Some(leader)).await.unwrap();
     assert_eq!(next, leader);
     stop.send_replace(true);
-    let written: i32 = timeout(PATIENCE, writer).await.unwrap().unwrap();
-    assert!(written > 0);
+    while let Some(written) = timeout(PATIENCE, writers.join_next()).await.unwrap() {
+        assert!(written.unwrap() > 0);
+    }
     ensemble.stop(leader).await.unwrap();
     ensemble.leader().await.unwrap();
     ensemble.restart(leader).await.unwrap();

@@ -1,12 +1,14 @@
 //! The quorum port: learners that connect to us, and connections to the leader.
 
+use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
 
@@ -135,7 +137,9 @@ impl Quorum {
             match link.flush_now() {
                 Flushed::Quiet => {}
                 Flushed::Drained => self.tell([Input::Drained { link: link.id }]),
-                Flushed::Over => return Ok(()),
+                // Who reads hears of it, behind what the other end has sent before.
+                Flushed::Over if !link.is_closing() => return pending().await,
+                Flushed::Over => {}
             }
             if link.is_closing() {
                 return farewell(link).await;
@@ -180,15 +184,17 @@ impl Quorum {
     }
 }
 
-/// Sends the rest of a link that is to end, within bounds.
+/// Sends the rest of a link that is to end, and leaves it to the other end to close it, within
+/// bounds: if this end closed it with something unread, the rest would be lost.
 async fn farewell(link: &LinkSocket) -> Result<(), Fault> {
-    let send = async {
+    let part = async {
         while link.flush_now() != Flushed::Over {
             link.stream.writable().await?;
         }
-        Ok(())
+        SockRef::from(&link.stream).shutdown(Shutdown::Write)?;
+        pending().await
     };
-    timeout(FAREWELL, send).await.unwrap_or(Ok(()))
+    timeout(FAREWELL, part).await.unwrap_or(Ok(()))
 }
 
 /// Which end of a link is here.
