@@ -135,11 +135,9 @@ impl Quorum {
         loop {
             link.unblocked().await?;
             match link.flush_now() {
-                Flushed::Quiet => {}
                 Flushed::Drained => self.tell([Input::Drained { link: link.id }]),
-                // Who reads hears of it, behind what the other end has sent before.
-                Flushed::Over if !link.is_closing() => return pending().await,
-                Flushed::Over => {}
+                // Of a link that is over who reads hears, behind what the other end has sent before.
+                Flushed::Quiet | Flushed::Over => {}
             }
             if link.is_closing() {
                 return farewell(link).await;
