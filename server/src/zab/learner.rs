@@ -129,6 +129,12 @@ impl Learner {
         self.phase == Phase::Following
     }
 
+    /// Has the leader that it serves been silent for too long?
+    pub(super) fn is_unheard(&self, own: &Own) -> bool {
+        let deadline = self.deadline(own).filter(|_| self.is_following());
+        deadline.is_some_and(|deadline| own.now >= deadline)
+    }
+
     /// Ends the connection.
     pub(super) fn leave(&mut self, own: &mut Own, reason: &'static str) {
         if let Some(link) = self.link.take() {

@@ -400,7 +400,12 @@ impl Peer {
         };
         match std::mem::replace(&mut self.state, State::Settling { next, until }) {
             State::Leading(mut leader) => leader.leave(&mut self.own, over.reason),
-            State::Learning(mut learner) => learner.leave(&mut self.own, over.reason),
+            State::Learning(mut learner) => {
+                if learner.is_unheard(&self.own) {
+                    self.election.unheard(now, learner.leader());
+                }
+                learner.leave(&mut self.own, over.reason);
+            }
             State::Settling { .. } | State::Looking => {}
         }
         self.election.stop();

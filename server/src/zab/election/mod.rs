@@ -62,7 +62,7 @@ pub struct Election {
     /// The texts of the configurations that are the member's own, which each vote carries.
     text: Bytes,
     proposed_text: Bytes,
-    /// When it was reported that there is no connection to a voter.
+    /// When it was reported that there is no connection to a voter, or that it says nothing.
     unreachable: BTreeMap<Sid, Millis>,
 
     /// The number of the round. It never decreases, and starts anew with each process.
@@ -209,6 +209,14 @@ impl Election {
             out.push(self.notify(sid, search.proposal));
         }
         self.conclude(now, out)
+    }
+
+    /// A leader has not been heard of for too long: the search that begins now does not wait for its
+    /// vote.
+    pub fn unheard(&mut self, now: Millis, leader: Sid) {
+        if self.is_voter(leader) {
+            self.unreachable.insert(leader, now);
+        }
     }
 
     /// When [`Election::wake`] is due.

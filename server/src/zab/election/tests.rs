@@ -306,6 +306,17 @@ fn a_voter_found_gone_is_not_waited_for() {
 }
 
 #[test]
+fn a_leader_that_has_fallen_silent_is_not_waited_for() {
+    let mut net = Net::of(&ensemble(3, &[]), 1..=3);
+    for sid in 1..=2 {
+        net.members.get_mut(&sid).unwrap().unheard(0, 3);
+        net.start(sid, having(0, 0));
+    }
+    net.settle();
+    assert_eq!((net.now, &net.leaders()[..2]), (0, &all(1..=2, 2)[..]));
+}
+
+#[test]
 fn whether_others_than_voters_can_be_reached_does_not_matter() {
     let mut net = Net::of(&ensemble(3, &[4]), [2]);
     net.start(2, having(0, 0));
