@@ -461,8 +461,11 @@ impl Quorum {
             }
             Output::Heard { config } => {
                 let mut members = self.members.lock().clone();
-                members.push(Arc::new(config));
-                self.go_by(members);
+                // Each search may hear of it again.
+                if members.iter().all(|known| known.version != config.version) {
+                    members.push(Arc::new(config));
+                    self.go_by(members);
+                }
             }
             Output::Activate { config } => {
                 disk.push(DiskWork::Activate(config.clone()));

@@ -8,14 +8,14 @@ use crate::zab::{Millis, Output, Packet, Sid};
 /// The number of a transaction from which on the next epoch is to begin soon.
 pub(super) const LAST_COUNTER: u32 = 0xffff_0000;
 /// For the log.
-pub(super) const OUTDATED: &str = "a voter has promised a newer epoch";
+pub(super) const OUTDATED: &str = "a member has promised a newer epoch";
 
 /// Why a leader wants a new epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Resignation {
     /// The epoch has few numbers left; the same leader can go on in the next.
     Exhausted,
-    /// A voter has promised a newer epoch, and can take part only in one that is newer still.
+    /// A member has promised a newer epoch, and can take part only in one that is newer still.
     Outdated,
 }
 
